@@ -1,0 +1,104 @@
+use crate::{TypesError, error::decode_exact, limits::VALIDATORS_MAX};
+use alloy_primitives::{Address, B256, FixedBytes, keccak256};
+use alloy_rlp::{RlpDecodable, RlpEncodable};
+use serde::{Deserialize, Serialize};
+
+/// The public keys of one validator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, RlpEncodable, RlpDecodable)]
+#[serde(deny_unknown_fields)]
+pub struct ValidatorKey {
+    /// Ed25519 key that identifies the validator on the peer-to-peer network; validators are ordered by it.
+    pub peer: B256,
+    /// BLS12-381 vote key, a compressed G2 point.
+    pub vote: FixedBytes<96>,
+    /// Proof that the validator knows the secret of `vote` (a compressed G1 point). Without it, an aggregate
+    /// signature could be forged with a rogue key.
+    pub possession: FixedBytes<48>,
+}
+
+/// Addresses of the contracts that the genesis block deploys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, RlpEncodable, RlpDecodable)]
+#[serde(deny_unknown_fields)]
+pub struct SystemContracts {
+    /// `ModelRegistry`: which models exist.
+    pub model_registry: Address,
+    /// `NodeRegistry`: who serves what, for which price and stake.
+    pub node_registry: Address,
+    /// `ReceiptLog`: roots of the nodes' receipt logs.
+    pub receipt_log: Address,
+    /// `WrappedNative`: the native coin as an ERC-20 token.
+    pub wrapped_native: Address,
+}
+
+/// What everybody must agree on before the first block. Its [`commitment`](Self::commitment) is the genesis header's
+/// `extraData`, so the genesis hash names chain id, rules and validators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, RlpEncodable, RlpDecodable)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// Version of this struct; 1.
+    pub version: u16,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// Smallest time between two blocks, in milliseconds.
+    pub block_time_ms: u64,
+    /// Where the system contracts live.
+    pub contracts: SystemContracts,
+    /// First validator set, sorted by `peer`, without repetition.
+    pub validators: Vec<ValidatorKey>,
+}
+
+impl NetworkConfig {
+    /// Canonical bytes (RLP).
+    pub fn encode(&self) -> Vec<u8> {
+        alloy_rlp::encode(self)
+    }
+
+    /// Decodes canonical bytes and checks the order of the validators.
+    ///
+    /// # Errors
+    /// [`TypesError`] when not canonical, too many, unsorted or empty.
+    pub fn decode(bytes: &[u8]) -> Result<Self, TypesError> {
+        let config: Self = decode_exact("network configuration", bytes, VALIDATORS_MAX * 256 + 64)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks count and order of the validators.
+    ///
+    /// # Errors
+    /// [`TypesError`] when there are too many or none, or they are not sorted and distinct.
+    pub fn check(&self) -> Result<(), TypesError> {
+        let n = self.validators.len();
+        if n > VALIDATORS_MAX {
+            return Err(TypesError::TooLarge { what: "number of validators", size: n, max: VALIDATORS_MAX });
+        }
+        if n == 0 || !self.validators.is_sorted_by(|a, b| a.peer < b.peer) {
+            return Err(TypesError::Encoding {
+                what: "network configuration",
+                detail: "validators must be at least one, sorted by peer key and distinct".into(),
+            });
+        }
+        Ok(())
+    }
+
+    /// keccak-256 of `"og/network/1" ‖ canonical bytes`.
+    pub fn commitment(&self) -> B256 {
+        keccak256([b"og/network/1".as_slice(), &self.encode()].concat())
+    }
+
+    /// Domain of consensus signatures: no vote of one network counts in another.
+    pub fn namespace(genesis_hash: B256) -> Vec<u8> {
+        [b"og/consensus/1/".as_slice(), genesis_hash.as_slice()].concat()
+    }
+
+    /// Domain of proofs of possession. It cannot contain the genesis hash, which contains them.
+    pub fn possession_namespace(chain_id: u64) -> Vec<u8> {
+        [b"og/possession/1/".as_slice(), &chain_id.to_be_bytes()].concat()
+    }
+
+    /// Votes needed for a certificate: n - f with f = (n-1)/3.
+    pub fn quorum(&self) -> usize {
+        let n = self.validators.len();
+        n - n.saturating_sub(1) / 3
+    }
+}

@@ -1,0 +1,146 @@
+use crate::{FinalityCertificate, ModelManifest, NetworkConfig, Receipt, TypesError, limits};
+use alloy_primitives::{B256, Bytes};
+use serde::{Deserialize, Serialize};
+
+/// The `format` of proof files that this version reads and writes.
+pub const PROOF_FORMAT: &str = "og-proof/1";
+
+/// Proof file v1: all that is needed to check an answer with no network.
+///
+/// The file is JSON with exactly one accepted spelling: [`ProofFile::decode`] rejects bytes that differ from
+/// [`ProofFile::encode`] of what they say. What each part must satisfy is checked in `client::proof`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProofFile {
+    /// Always [`PROOF_FORMAT`].
+    pub format: String,
+    /// The claim and its evidence.
+    pub receipt: Receipt,
+    /// What the commitments in the claim open to.
+    pub disclosure: Disclosure,
+    /// The model.
+    pub manifest: ModelManifest,
+    /// Place of the receipt in the node's log.
+    pub log: LogProof,
+    /// Proof that the log's root is on the ledger.
+    pub ledger: LedgerProof,
+    /// The network's configuration; its commitment is in the genesis header.
+    pub network: NetworkConfig,
+    /// RLP of the genesis header; its hash is the network's name.
+    pub genesis_header: Bytes,
+}
+
+/// The secrets behind a claim's salted commitments. Only the client that asked has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disclosure {
+    /// The client's salt.
+    pub nonce: B256,
+    /// Raw request body (JSON is UTF-8, RFC 8259).
+    pub request: String,
+    /// Raw response: the JSON body, or the whole SSE stream up to and including `data: [DONE]`.
+    pub response: String,
+    /// Token ids of the prompt.
+    pub prompt_tokens: Vec<u32>,
+    /// Generated token ids.
+    pub output_tokens: Vec<u32>,
+}
+
+/// Inclusion of a receipt in its node's log (RFC 6962).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogProof {
+    /// Index of the receipt's leaf.
+    pub index: u64,
+    /// Size of the tree whose root is on the ledger.
+    pub size: u64,
+    /// Audit path from the leaf's sibling up.
+    pub path: Vec<B256>,
+}
+
+/// A finalised header and what its state says about the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LedgerProof {
+    /// RLP of the header.
+    pub header: Bytes,
+    /// Quorum of validators that finalised it.
+    pub certificate: FinalityCertificate,
+    /// Merkle-Patricia proof of the `ReceiptLog` contract's account under the header's state root (EIP-1186).
+    pub account_proof: Vec<Bytes>,
+    /// Merkle-Patricia proof of the slot that holds the root of `log.size` under the account's storage root.
+    pub storage_proof: Vec<Bytes>,
+}
+
+impl ProofFile {
+    /// The canonical bytes: indented JSON and a final line feed.
+    ///
+    /// # Errors
+    /// [`TypesError::Encoding`] when a sampling parameter is not a number (it cannot come from a checked receipt).
+    pub fn encode(&self) -> Result<Vec<u8>, TypesError> {
+        let mut out = serde_json::to_vec_pretty(self)
+            .map_err(|e| TypesError::Encoding { what: "proof file", detail: e.to_string() })?;
+        out.push(b'\n');
+        Ok(out)
+    }
+
+    /// Reads canonical bytes and checks every bound.
+    ///
+    /// # Errors
+    /// [`TypesError`] when too long, not JSON of this format, or spelled differently from [`ProofFile::encode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, TypesError> {
+        let encoding = |detail: String| TypesError::Encoding { what: "proof file", detail };
+        if bytes.len() > limits::PROOF_BYTES_MAX {
+            return Err(TypesError::TooLarge {
+                what: "proof file",
+                size: bytes.len(),
+                max: limits::PROOF_BYTES_MAX,
+            });
+        }
+        let file: Self = serde_json::from_slice(bytes).map_err(|e| encoding(e.to_string()))?;
+        if file.format != PROOF_FORMAT {
+            return Err(encoding(format!(
+                "format is {:?}; this version reads {PROOF_FORMAT:?}",
+                file.format
+            )));
+        }
+        file.check_bounds()?;
+        let canonical = file.encode()?;
+        if canonical != bytes {
+            let offset = canonical.iter().zip(bytes).position(|(a, b)| a != b);
+            return Err(TypesError::NotCanonical {
+                offset: offset.unwrap_or(canonical.len().min(bytes.len())),
+            });
+        }
+        Ok(file)
+    }
+
+    fn check_bounds(&self) -> Result<(), TypesError> {
+        let bound = |what, size, max| {
+            if size > max { Err(TypesError::TooLarge { what, size, max }) } else { Ok(()) }
+        };
+        bound("request", self.disclosure.request.len(), limits::REQUEST_BYTES_MAX)?;
+        bound("response", self.disclosure.response.len(), limits::RESPONSE_BYTES_MAX)?;
+        bound("Merkle path", self.log.path.len(), limits::MERKLE_PATH_MAX)?;
+        bound("account proof", self.ledger.account_proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
+        bound("storage proof", self.ledger.storage_proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
+        self.receipt.check_bounds()?;
+        self.receipt.claim.sampling.validate()?;
+        self.network.check()
+    }
+}
+
+/// Numbers that other languages' JSON parsers would round: decimal strings.
+pub(crate) mod decimal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(value: &u128, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(value)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u128, D::Error> {
+        let text = String::deserialize(d)?;
+        text.parse()
+            .map_err(|_| D::Error::custom(format!("{text:?} is not a decimal number of at most 128 bits")))
+    }
+}
