@@ -1,0 +1,136 @@
+use crate::{
+    Chain, ConsensusError, ValidatorSecret,
+    engine::{self, CHANNELS, MESSAGE_BYTES_MAX, Timing},
+    keys::peer_key,
+};
+use alloy_primitives::B256;
+use commonware_cryptography::{ChaCha20Poly1305, Signer as _, ed25519::PublicKey};
+use commonware_p2p::{
+    Manager as _,
+    authenticated::{self, discovery},
+};
+use commonware_runtime::{Quota, Runner as _, Supervisor as _, tokio};
+use commonware_stream::{
+    cups::{self, Cups},
+    sake::{self, Sake},
+};
+use commonware_utils::{NZU32, NZUsize, ordered::Set};
+use futures::channel::oneshot;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
+
+/// Messages a second that a peer may send on one channel. The mailbox holds as many, so this bounds memory too.
+const MESSAGES_PER_SECOND: u32 = 2048;
+
+/// How one validator is run.
+#[derive(Debug)]
+pub struct ValidatorConfig {
+    /// Its keys.
+    pub secret: ValidatorSecret,
+    /// Where it listens for its peers.
+    pub listen: SocketAddr,
+    /// Peer key and address of the other validators.
+    pub peers: Vec<(B256, SocketAddr)>,
+    /// Folder for the consensus journal.
+    pub data_dir: PathBuf,
+}
+
+/// A running validator: a thread with its own runtime.
+#[derive(Debug)]
+pub struct Validator {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<Result<(), ConsensusError>>>,
+}
+
+impl Validator {
+    /// Starts a validator for `chain`.
+    ///
+    /// # Errors
+    /// [`ConsensusError`] when its keys or peers are unusable. What fails later is told by [`Chain::failure`] and [`stop`](Self::stop).
+    pub fn start(config: ValidatorConfig, chain: Arc<Chain>) -> Result<Self, ConsensusError> {
+        let scheme = engine::scheme(&chain, &config.secret)?;
+        let peers = config
+            .peers
+            .iter()
+            .map(|(key, address)| Ok((peer_key(key)?, *address)))
+            .collect::<Result<Vec<_>, ConsensusError>>()?;
+        let set = chain.network().validators.iter().map(|v| peer_key(&v.peer)).collect::<Result<Vec<_>, _>>()?;
+        let set: Set<PublicKey> = Set::from_iter_dedup(set);
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("validator".into())
+            .spawn(move || run(config, chain, scheme, peers, set, stopped))
+            .map_err(|e| ConsensusError::Stopped(e.to_string()))?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// True while the validator's thread lives.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|t| !t.is_finished())
+    }
+
+    /// Stops the validator and waits for it.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Stopped`] when it had failed.
+    pub fn stop(mut self) -> Result<(), ConsensusError> {
+        drop(self.stop.take());
+        match self.thread.take().map(thread::JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(ConsensusError::Stopped("it panicked; see the log".into())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn run(
+    config: ValidatorConfig,
+    chain: Arc<Chain>,
+    scheme: engine::Scheme,
+    peers: Vec<(PublicKey, SocketAddr)>,
+    set: Set<PublicKey>,
+    stopped: oneshot::Receiver<()>,
+) -> Result<(), ConsensusError> {
+    let runtime = tokio::Config::new().with_storage_directory(&config.data_dir).with_worker_threads(2);
+    tokio::Runner::new(runtime).start(|context| async move {
+        let me = config.secret.peer.public_key();
+        let namespace = [b"og/peers/1/".as_slice(), chain.genesis().hash().as_slice()].concat();
+        let handshake = Sake {
+            signer: config.secret.peer.clone(),
+            synchrony_bound: Duration::from_secs(5),
+            max_handshake_age: Duration::from_secs(10),
+            version: sake::Version::V1,
+        };
+        let mut network_config = discovery::Config::local(
+            Cups::<_, ChaCha20Poly1305>::new(handshake, cups::Version::V1),
+            &namespace,
+            config.listen,
+            config.listen,
+            peers.into_iter().map(|(key, address)| (key, address.into())).collect(),
+            authenticated::peer_set_limit(&set, &me),
+            MESSAGE_BYTES_MAX,
+            NZUsize!(1024),
+        );
+        network_config.dial_frequency = Duration::from_millis(100);
+        network_config.gossip_bit_vec_frequency = Duration::from_millis(500);
+        let (mut network, mut oracle) = discovery::Network::new(context.child("network"), network_config);
+        oracle.track(0, set);
+        let quota = Quota::per_second(NZU32!(MESSAGES_PER_SECOND));
+        let channels: [_; CHANNELS] = std::array::from_fn(|c| network.register(c as u64, quota));
+        let mut handles = vec![network.start()];
+        let timing = Timing::for_block_time(chain.network().block_time_ms);
+        let blocker = oracle.clone();
+        handles.extend(
+            engine::start(context.child("engine"), chain.clone(), scheme, me, blocker, oracle, timing, channels)
+                .await?,
+        );
+        let ended = futures::future::select_all(handles);
+        match futures::future::select(stopped, ended).await {
+            futures::future::Either::Left(_) => Ok(()),
+            futures::future::Either::Right(_) => {
+                let why = chain.failure().unwrap_or_else(|| "an actor ended; see the log".into());
+                chain.fail(why.clone());
+                Err(ConsensusError::Stopped(why))
+            }
+        }
+    })
+}
