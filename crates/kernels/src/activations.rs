@@ -56,7 +56,7 @@ impl Activations {
 
 for_each_isa! {
     /// Quantises consecutive blocks of 32.
-    pub fn quantise_blocks(isa: Isa, x: &[f32], q: &mut [i8], scale: &mut [f32], bias: &mut [i32]) {
+    fn quantise_blocks(isa: Isa, x: &[f32], q: &mut [i8], scale: &mut [f32], bias: &mut [i32]) {
         for ((x, q), (scale, bias)) in x
             .chunks_exact(BLOCK)
             .zip(q.chunks_exact_mut(BLOCK))

@@ -61,9 +61,9 @@ impl Isa {
 /// Compiles one body of plain Rust for several instruction sets and picks one at run time. Rust never contracts or
 /// reorders float operations, so the bodies give equal bits whatever registers they use.
 macro_rules! for_each_isa {
-    ($(#[$meta:meta])* pub fn $name:ident($isa:ident: Isa $(, $arg:ident: $ty:ty)* $(,)?) $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($isa:ident: Isa $(, $arg:ident: $ty:ty)* $(,)?) $body:block) => {
         $(#[$meta])*
-        pub fn $name($isa: $crate::Isa $(, $arg: $ty)*) {
+        $vis fn $name($isa: $crate::Isa $(, $arg: $ty)*) {
             #[inline(always)]
             fn body($($arg: $ty),*) $body
             #[cfg(target_arch = "x86_64")]

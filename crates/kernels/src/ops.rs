@@ -1,5 +1,4 @@
 use crate::{
-    Isa,
     float::{exp, silu},
     isa::for_each_isa,
 };

@@ -79,8 +79,8 @@ unsafe fn tile<const P: usize, const T: usize>(
                 values[p] = unsafe { _mm512_load_si512(w.values_ptr().add(at * 512 + group * 64).cast()) };
                 if T == 1 {
                     let ahead = w.values_ptr().wrapping_add(at * 512 + group * 64 + 4096);
-                    // SAFETY: a prefetch never faults, whatever the address.
-                    unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
+                    // A prefetch never faults, whatever the address.
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                 }
             }
             for i in 0..T {

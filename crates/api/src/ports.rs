@@ -1,0 +1,321 @@
+//! The traits behind the servers.
+
+use alloy_consensus::{Header, ReceiptEnvelope, TxEnvelope};
+use alloy_eips::eip2930::AccessList;
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::Value;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use types::{Address, B256, LogProof, ModelId, Receipt, ReceiptId, Rung, Sampling, Seal, U256};
+
+/// A model that a node serves.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// Name in requests.
+    pub name: String,
+    /// Content id.
+    pub id: ModelId,
+    /// Canonical manifest bytes.
+    pub manifest: Vec<u8>,
+    /// Longest context in tokens.
+    pub context_length: u32,
+    /// Seconds since the Unix epoch when this node began to serve it.
+    pub created: u64,
+}
+
+/// Who answers.
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    /// The node's address.
+    pub node: Address,
+    /// Chain id of its network.
+    pub chain_id: u64,
+    /// Genesis hash of its network.
+    pub genesis: B256,
+    /// What it serves.
+    pub models: Vec<ModelInfo>,
+}
+
+/// Who speaks in a chat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChatRole {
+    /// Instructions.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// A checked chat request.
+#[derive(Clone, Debug)]
+pub struct ChatJob {
+    /// Model name or id as asked.
+    pub model: String,
+    /// The conversation.
+    pub messages: Vec<(ChatRole, String)>,
+    /// Sampling parameters; the seed is drawn by the port when `seed_given` is false.
+    pub sampling: Sampling,
+    /// Whether the client chose the seed.
+    pub seed_given: bool,
+    /// Bound on generated tokens.
+    pub max_tokens: Option<u32>,
+    /// Stop strings.
+    pub stop: Vec<String>,
+    /// The body as received: what the receipt commits to.
+    pub raw_request: Bytes,
+    /// The client's salt.
+    pub nonce: Option<B256>,
+    /// The rung asked for.
+    pub rung: Rung,
+}
+
+/// An answer under way.
+pub struct ChatStarted {
+    /// Known before the first token.
+    pub receipt_id: ReceiptId,
+    /// The salt in use.
+    pub nonce: B256,
+    /// The rung that the receipt will have.
+    pub rung: Rung,
+    /// Who answers.
+    pub node: Address,
+    /// Name of the model.
+    pub model: String,
+    /// Content id of the model.
+    pub model_id: ModelId,
+    /// Wei per prompt token.
+    pub price_input: u128,
+    /// Wei per generated token.
+    pub price_output: u128,
+    /// Number of prompt tokens.
+    pub prompt_tokens: u32,
+    /// The claim's time, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// Arithmetic version, for `system_fingerprint`.
+    pub arithmetic_version: u16,
+    /// What happens. Dropping it cancels the answer.
+    pub events: mpsc::Receiver<ChatEvent>,
+    /// Makes the receipt.
+    pub sealer: Box<dyn Sealer>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its turn, or a stop string came up.
+    Stop,
+    /// A bound on tokens was reached.
+    Length,
+}
+
+/// What happens while an answer is made.
+#[derive(Clone, Debug)]
+pub enum ChatEvent {
+    /// More text; may be empty.
+    Text(String),
+    /// The end.
+    Done {
+        /// Why.
+        finish: Finish,
+        /// Number of generated tokens.
+        completion_tokens: u32,
+    },
+    /// It failed.
+    Failed(InferenceFault),
+}
+
+/// Signs and logs the receipt of one answer.
+#[async_trait]
+pub trait Sealer: Send {
+    /// Called once, after [`ChatEvent::Done`], with exactly the bytes that the client gets.
+    async fn seal(self: Box<Self>, response: Bytes) -> Result<Seal, InferenceFault>;
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InferenceFault {
+    /// No such model.
+    #[error("the model `{model}` does not exist here; available: {available}")]
+    ModelNotFound {
+        /// What was asked for.
+        model: String,
+        /// What there is.
+        available: String,
+    },
+    /// The prompt does not fit.
+    #[error("{0}")]
+    ContextLengthExceeded(String),
+    /// The request has a value that this model cannot use.
+    #[error("{message}")]
+    InvalidValue {
+        /// What is wrong.
+        message: String,
+        /// Which field.
+        param: &'static str,
+    },
+    /// Too many requests.
+    #[error("{0}")]
+    Busy(String),
+    /// This node cannot give the rung.
+    #[error("this node cannot give the assurance `{0}`; it gives `signed`")]
+    AssuranceUnavailable(Rung),
+    /// The same request with the same nonce was answered before.
+    #[error("this nonce was already used with this request (receipt {0}); send a fresh og-nonce")]
+    Duplicate(ReceiptId),
+    /// Our fault.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// Size and root of a node's receipt log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogCheckpoint {
+    /// Number of receipts.
+    pub size: u64,
+    /// Merkle root over them.
+    pub root: B256,
+    /// Largest size whose root is final on the ledger.
+    pub posted_size: u64,
+}
+
+/// What the OpenAI server needs.
+#[async_trait]
+pub trait Inference: Send + Sync + 'static {
+    /// Who answers.
+    fn info(&self) -> NodeInfo;
+    /// Starts an answer.
+    async fn chat(&self, job: ChatJob) -> Result<ChatStarted, InferenceFault>;
+    /// A receipt of the log, and its index.
+    fn receipt(&self, id: ReceiptId) -> Result<Option<(Receipt, u64)>, InferenceFault>;
+    /// The log's newest state.
+    fn checkpoint(&self) -> LogCheckpoint;
+    /// Inclusion of leaf `index` in the log's first `size` leaves.
+    fn inclusion(&self, index: u64, size: u64) -> Option<LogProof>;
+}
+
+/// Which block a query is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockRef {
+    /// By number.
+    Number(u64),
+    /// By hash.
+    Hash(B256),
+    /// The newest final block.
+    Latest,
+}
+
+/// A block with senders.
+#[derive(Clone, Debug)]
+pub struct BlockData {
+    /// Block hash.
+    pub hash: B256,
+    /// Header.
+    pub header: Header,
+    /// Transactions and who signed them.
+    pub transactions: Vec<(TxEnvelope, Address)>,
+    /// Encoded size in bytes.
+    pub size: usize,
+}
+
+/// A call that is not a transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Call {
+    /// Caller.
+    pub from: Option<Address>,
+    /// Callee; absent for creation.
+    pub to: Option<Address>,
+    /// Gas limit.
+    pub gas: Option<u64>,
+    /// Fee cap in wei.
+    pub gas_price: Option<u128>,
+    /// Wei sent along.
+    pub value: U256,
+    /// Input.
+    pub data: types::Bytes,
+    /// EIP-2930 access list.
+    pub access_list: AccessList,
+}
+
+/// EIP-1186 proof.
+#[derive(Clone, Debug)]
+pub struct AccountProofData {
+    /// Nonce.
+    pub nonce: u64,
+    /// Balance in wei.
+    pub balance: U256,
+    /// keccak-256 of the code.
+    pub code_hash: B256,
+    /// Root of the storage trie.
+    pub storage_root: B256,
+    /// Nodes from the state root down.
+    pub account_proof: Vec<types::Bytes>,
+    /// Slot, value and nodes from the storage root down.
+    pub storage: Vec<(U256, U256, Vec<types::Bytes>)>,
+}
+
+/// Why a query has no result.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ChainFault {
+    /// The transaction or call is refused; geth's wording.
+    #[error("{0}")]
+    Rejected(String),
+    /// The call reverted with this data.
+    #[error("execution reverted")]
+    Reverted(types::Bytes),
+    /// State of so old a block is not kept.
+    #[error("historical state of block {0} is not available; this node keeps the newest blocks only")]
+    StateUnavailable(u64),
+    /// No such block.
+    #[error("header not found")]
+    UnknownBlock,
+    /// Not yet.
+    #[error("not finalised yet: {0}; try again in a second")]
+    NotFinalised(String),
+    /// Our fault.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// What the JSON-RPC server needs. Methods may block for some milliseconds.
+pub trait Chain: Send + Sync + 'static {
+    /// EIP-155 chain id.
+    fn chain_id(&self) -> u64;
+    /// Number of the newest final block.
+    fn head(&self) -> u64;
+    /// Number of peers that are validators.
+    fn peers(&self) -> usize;
+    /// A block.
+    fn block(&self, at: BlockRef) -> Result<Option<BlockData>, ChainFault>;
+    /// Receipts of a block, in order.
+    fn receipts(&self, number: u64) -> Result<Option<Vec<ReceiptEnvelope>>, ChainFault>;
+    /// Block number and index of a final transaction.
+    fn transaction(&self, hash: B256) -> Result<Option<(u64, u32)>, ChainFault>;
+    /// A transaction that waits.
+    fn pooled(&self, hash: B256) -> Option<(TxEnvelope, Address)>;
+    /// Balance in wei.
+    fn balance(&self, at: BlockRef, address: Address) -> Result<U256, ChainFault>;
+    /// Nonce; `None` counts waiting transactions too.
+    fn nonce(&self, at: Option<BlockRef>, address: Address) -> Result<u64, ChainFault>;
+    /// Code.
+    fn code(&self, at: BlockRef, address: Address) -> Result<types::Bytes, ChainFault>;
+    /// A storage slot.
+    fn storage(&self, at: BlockRef, address: Address, slot: U256) -> Result<U256, ChainFault>;
+    /// EIP-1186 proof.
+    fn proof(&self, at: BlockRef, address: Address, slots: &[U256]) -> Result<AccountProofData, ChainFault>;
+    /// Runs a call.
+    fn call(&self, at: BlockRef, call: Call) -> Result<types::Bytes, ChainFault>;
+    /// Smallest sufficient gas limit.
+    fn estimate_gas(&self, at: BlockRef, call: Call) -> Result<u64, ChainFault>;
+    /// Takes a raw transaction.
+    fn submit(&self, raw: types::Bytes) -> Result<B256, ChainFault>;
+    /// Base fee of the next block, in wei.
+    fn next_base_fee(&self) -> u64;
+    /// `og_network`: configuration and genesis header.
+    fn network(&self) -> Value;
+    /// `og_finalized`: the newest block with a certificate.
+    fn finalized(&self) -> Result<Value, ChainFault>;
+    /// `og_receiptLogProof`: proof that the root of `size` of `node`'s log is in the newest certified state.
+    fn receipt_log_proof(&self, node: Address, size: u64) -> Result<Value, ChainFault>;
+}
