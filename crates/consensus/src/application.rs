@@ -139,7 +139,10 @@ impl Reporter for Application {
                 Err(e) => {
                     // A final block that this ledger cannot execute or store means a broken disk or a broken program.
                     // Not acknowledging it stops this validator before it can do harm.
-                    error!(height = block.inner().ledger_block().header.number, "cannot commit a final block: {e}");
+                    error!(
+                        height = block.inner().ledger_block().header.number,
+                        "cannot commit a final block: {e}"
+                    );
                     self.chain.fail(format!("cannot commit final block: {e}"));
                 }
             }

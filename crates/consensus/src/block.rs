@@ -1,6 +1,8 @@
 use alloy_primitives::{B256, Keccak256};
 use bytes::{BufMut, Bytes};
-use commonware_codec::{Buf, DecodeExt as _, Encode as _, EncodeSize, Error, RangeCfg, Read, ReadExt as _, Write};
+use commonware_codec::{
+    Buf, DecodeExt as _, Encode as _, EncodeSize, Error, RangeCfg, Read, ReadExt as _, Write,
+};
 use commonware_consensus::{
     BoundedBlock, CertifiableBlock, Heightable,
     simplex::types::Context as SimplexContext,
@@ -97,7 +99,8 @@ impl Block {
 
 fn genesis_context() -> Context {
     // A fixed, valid curve point stands for "no leader"; nobody signs with it, because view 0 has no votes.
-    let leader = ed25519::PublicKey::decode(Bytes::from_static(&NOBODY)).unwrap_or_else(|_| unreachable!("a valid point"));
+    let leader = ed25519::PublicKey::decode(Bytes::from_static(&NOBODY))
+        .unwrap_or_else(|_| unreachable!("a valid point"));
     Context { round: Round::new(EPOCH, View::zero()), leader, parent: (View::zero(), Digest::EMPTY) }
 }
 
@@ -123,7 +126,8 @@ impl Read for Block {
         let context = Context::read(reader)?;
         let timestamp_ms = u64::read(reader)?;
         let body = Bytes::read_cfg(reader, cfg)?;
-        let inner = ledger::Block::decode(&body).map_err(|_| Error::Invalid("Block", "malformed ledger block"))?;
+        let inner =
+            ledger::Block::decode(&body).map_err(|_| Error::Invalid("Block", "malformed ledger block"))?;
         let block = Self::new(context, timestamp_ms, Arc::new(inner));
         if !block.is_consistent() {
             return Err(Error::Invalid("Block", "the header does not commit to the consensus context"));

@@ -239,7 +239,10 @@ impl Chain {
         let refuse = |e: ledger::LedgerError| ConsensusError::Transaction(e.to_string());
         let tx = RecoveredTx::decode(raw, self.network.chain_id).map_err(refuse)?;
         let hash = tx.hash();
-        self.mempool.lock().insert(Arc::new(tx), &self.head()).map_err(|e| ConsensusError::Transaction(e.to_string()))?;
+        self.mempool
+            .lock()
+            .insert(Arc::new(tx), &self.head())
+            .map_err(|e| ConsensusError::Transaction(e.to_string()))?;
         Ok(hash)
     }
 

@@ -19,7 +19,7 @@ use commonware_consensus::{
     types::{Epoch, FixedEpocher, Height, ViewDelta},
 };
 use commonware_cryptography::{
-    Digestible as _, Digested, Sha256, Signer as _,
+    Digested, Digestible as _, Sha256, Signer as _,
     bls12381::primitives::variant::MinSig,
     certificate::{ConstantProvider, Verifier as _},
     ed25519::PublicKey,

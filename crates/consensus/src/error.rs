@@ -14,7 +14,9 @@ pub enum ConsensusError {
     #[error(transparent)]
     Ledger(#[from] ledger::LedgerError),
     /// The data folder belongs to another network.
-    #[error("the data folder holds network {found}, but this genesis is {expected}; choose another --data folder")]
+    #[error(
+        "the data folder holds network {found}, but this genesis is {expected}; choose another --data folder"
+    )]
     OtherNetwork {
         /// Genesis hash in the data folder.
         found: B256,

@@ -80,22 +80,28 @@ fn owned(bytes: &[u8]) -> bytes::Bytes {
 
 /// Decodes a peer key.
 pub(crate) fn peer_key(bytes: &B256) -> Result<ed25519::PublicKey, ConsensusError> {
-    ed25519::PublicKey::decode(owned(bytes.as_slice())).map_err(|e| ConsensusError::Key(format!("peer key {bytes}: {e}")))
+    ed25519::PublicKey::decode(owned(bytes.as_slice()))
+        .map_err(|e| ConsensusError::Key(format!("peer key {bytes}: {e}")))
 }
 
 /// Decodes the validator set and verifies every proof of possession: without it an aggregate signature could
 /// be forged with a rogue key.
-pub(crate) fn participants(config: &NetworkConfig) -> Result<BiMap<ed25519::PublicKey, VoteKey>, ConsensusError> {
+pub(crate) fn participants(
+    config: &NetworkConfig,
+) -> Result<BiMap<ed25519::PublicKey, VoteKey>, ConsensusError> {
     config.check().map_err(|e| ConsensusError::Key(e.to_string()))?;
     let namespace = NetworkConfig::possession_namespace(config.chain_id);
     let mut entries = Vec::with_capacity(config.validators.len());
     for validator in &config.validators {
         let malformed = |e| ConsensusError::Key(format!("validator {}: {e}", validator.peer));
         let vote = VoteKey::decode(owned(validator.vote.as_slice())).map_err(malformed)?;
-        let possession =
-            <MinSig as Variant>::Signature::decode(owned(validator.possession.as_slice())).map_err(malformed)?;
+        let possession = <MinSig as Variant>::Signature::decode(owned(validator.possession.as_slice()))
+            .map_err(malformed)?;
         ops::verify_proof_of_possession::<MinSig>(&vote, &namespace, &possession).map_err(|_| {
-            ConsensusError::Key(format!("validator {}: the proof of possession of its vote key is wrong", validator.peer))
+            ConsensusError::Key(format!(
+                "validator {}: the proof of possession of its vote key is wrong",
+                validator.peer
+            ))
         })?;
         entries.push((peer_key(&validator.peer)?, vote));
     }

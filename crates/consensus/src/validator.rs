@@ -53,7 +53,8 @@ impl Validator {
             .iter()
             .map(|(key, address)| Ok((peer_key(key)?, *address)))
             .collect::<Result<Vec<_>, ConsensusError>>()?;
-        let set = chain.network().validators.iter().map(|v| peer_key(&v.peer)).collect::<Result<Vec<_>, _>>()?;
+        let set =
+            chain.network().validators.iter().map(|v| peer_key(&v.peer)).collect::<Result<Vec<_>, _>>()?;
         let set: Set<PublicKey> = Set::from_iter_dedup(set);
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
@@ -120,8 +121,17 @@ fn run(
         let timing = Timing::for_block_time(chain.network().block_time_ms);
         let blocker = oracle.clone();
         handles.extend(
-            engine::start(context.child("engine"), chain.clone(), scheme, me, blocker, oracle, timing, channels)
-                .await?,
+            engine::start(
+                context.child("engine"),
+                chain.clone(),
+                scheme,
+                me,
+                blocker,
+                oracle,
+                timing,
+                channels,
+            )
+            .await?,
         );
         let ended = futures::future::select_all(handles);
         match futures::future::select(stopped, ended).await {

@@ -108,7 +108,9 @@ pub enum LedgerError {
     #[error("ledger store: {0}")]
     Store(String),
     /// The stored state does not hash to the stored header.
-    #[error("the ledger store is damaged: state root {found} instead of {expected} at block {number}; restore the data folder or start from an empty one")]
+    #[error(
+        "the ledger store is damaged: state root {found} instead of {expected} at block {number}; restore the data folder or start from an empty one"
+    )]
     Damaged {
         /// Head block.
         number: u64,

@@ -6,7 +6,8 @@ use crate::{
     state::{AccountChange, Changes},
 };
 use alloy_consensus::{
-    EMPTY_OMMER_ROOT_HASH, Header, Receipt, ReceiptEnvelope, ReceiptWithBloom, Transaction as _, TxType, proofs,
+    EMPTY_OMMER_ROOT_HASH, Header, Receipt, ReceiptEnvelope, ReceiptWithBloom, Transaction as _, TxType,
+    proofs,
 };
 use alloy_eips::{eip1559::BaseFeeParams, eip7685::EMPTY_REQUESTS_HASH};
 use alloy_primitives::{Address, B64, B256, Bloom, Bytes, U256};
@@ -318,7 +319,9 @@ pub(crate) fn fixed_header() -> Header {
 fn differing_field(a: &Header, b: &Header) -> &'static str {
     match () {
         () if a.gas_used != b.gas_used => "wrong gas used",
-        () if a.receipts_root != b.receipts_root || a.logs_bloom != b.logs_bloom => "wrong receipts root or bloom",
+        () if a.receipts_root != b.receipts_root || a.logs_bloom != b.logs_bloom => {
+            "wrong receipts root or bloom"
+        }
         () if a.state_root != b.state_root => "wrong state root",
         () if a.transactions_root != b.transactions_root => "wrong transactions root",
         () if a.base_fee_per_gas != b.base_fee_per_gas => "wrong base fee",
@@ -328,7 +331,13 @@ fn differing_field(a: &Header, b: &Header) -> &'static str {
 }
 
 /// The environment of a block.
-pub(crate) fn block_env(number: u64, timestamp: u64, beneficiary: Address, gas_limit: u64, base_fee: u64) -> BlockEnv {
+pub(crate) fn block_env(
+    number: u64,
+    timestamp: u64,
+    beneficiary: Address,
+    gas_limit: u64,
+    base_fee: u64,
+) -> BlockEnv {
     BlockEnv {
         number: U256::from(number),
         beneficiary,

@@ -8,8 +8,8 @@ use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256, address, kec
 use alloy_trie::EMPTY_ROOT_HASH;
 use imbl::OrdMap;
 use revm::{
-    Context, DatabaseCommit as _, ExecuteEvm as _, MainBuilder as _, MainContext as _,
-    context::TxEnv, database::CacheDB, primitives::TxKind,
+    Context, DatabaseCommit as _, ExecuteEvm as _, MainBuilder as _, MainContext as _, context::TxEnv,
+    database::CacheDB, primitives::TxKind,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
@@ -137,7 +137,11 @@ impl Genesis {
             if !done.result.is_success() {
                 return Err(failed(format!("the constructor failed: {:?}", done.result)));
             }
-            assert_eq!(done.result.created_address(), Some(Self::deployment_address(index as u64)), "CREATE address");
+            assert_eq!(
+                done.result.created_address(),
+                Some(Self::deployment_address(index as u64)),
+                "CREATE address"
+            );
             db.commit(done.state);
         }
         let before = db.db.state.clone();

@@ -176,7 +176,8 @@ fn push_next(
 
 /// EIP-1559 replacement as in geth: both fee cap and tip must rise by a tenth.
 fn outbids(new: &RecoveredTx, old: &RecoveredTx) -> bool {
-    let raised = |new: u128, old: u128| new >= old.saturating_add((old * REPLACEMENT_PERCENT).div_ceil(100).max(1));
+    let raised =
+        |new: u128, old: u128| new >= old.saturating_add((old * REPLACEMENT_PERCENT).div_ceil(100).max(1));
     let tip = |t: &RecoveredTx| t.tx().max_priority_fee_per_gas().unwrap_or(t.tx().max_fee_per_gas());
     raised(new.tx().max_fee_per_gas(), old.tx().max_fee_per_gas()) && raised(tip(new), tip(old))
 }

@@ -103,9 +103,13 @@ impl Ledger {
             .map_err(evm_error)?;
         let gas_used = done.result.tx_gas_used();
         Ok(match done.result {
-            ExecutionResult::Success { output, .. } => CallOutcome::Success { output: output.into_data(), gas_used },
+            ExecutionResult::Success { output, .. } => {
+                CallOutcome::Success { output: output.into_data(), gas_used }
+            }
             ExecutionResult::Revert { output, .. } => CallOutcome::Revert { output, gas_used },
-            ExecutionResult::Halt { reason, .. } => CallOutcome::Halt { reason: format!("{reason:?}"), gas_used },
+            ExecutionResult::Halt { reason, .. } => {
+                CallOutcome::Halt { reason: format!("{reason:?}"), gas_used }
+            }
         })
     }
 
@@ -113,7 +117,11 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Call`] when it cannot start.
-    pub fn estimate_gas(&self, at: &Executed, request: &CallRequest) -> Result<Result<u64, CallOutcome>, LedgerError> {
+    pub fn estimate_gas(
+        &self,
+        at: &Executed,
+        request: &CallRequest,
+    ) -> Result<Result<u64, CallOutcome>, LedgerError> {
         let mut high = request.gas.unwrap_or(u64::MAX).min(self.params().gas_limit).min(TX_GAS_LIMIT_CAP);
         let used = match self.run(at, request, high)? {
             CallOutcome::Success { gas_used, .. } => gas_used,

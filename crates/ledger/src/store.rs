@@ -253,7 +253,8 @@ fn read_changes(read: &redb::ReadTransaction) -> Result<Changes, LedgerError> {
         let (key, value) = entry.map_err(fault)?;
         let key = key.value();
         let address = Address::from_slice(&key[..20]);
-        let account = changes.accounts.get_mut(&address).ok_or_else(|| fault("storage without an account"))?;
+        let account =
+            changes.accounts.get_mut(&address).ok_or_else(|| fault("storage without an account"))?;
         account.storage.insert(U256::from_be_slice(&key[20..]), U256::from_be_bytes(value.value()));
     }
     for entry in read.open_table(CODES).map_err(fault)?.iter().map_err(fault)? {

@@ -2,11 +2,7 @@ use crate::LedgerError;
 use alloy_consensus::{Transaction as _, TxEnvelope, transaction::SignerRecoverable as _};
 use alloy_eips::eip2718::{Decodable2718 as _, Encodable2718 as _};
 use alloy_primitives::{Address, B256};
-use revm::{
-    context::TxEnv,
-    context_interface::either::Either,
-    primitives::TxKind,
-};
+use revm::{context::TxEnv, context_interface::either::Either, primitives::TxKind};
 
 /// Largest raw transaction (128 KiB, as geth's pool).
 pub const MAX_TX_BYTES: usize = 128 << 10;

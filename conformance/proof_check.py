@@ -1,0 +1,197 @@
+"""A second implementation of the proof file's check, from the written formats and with other libraries.
+
+It shares no code with the network. `check(proof)` raises `AssertionError` (or a library's error) unless every part holds.
+"""
+
+import hashlib
+import json
+import struct
+
+import rlp
+from eth_account import Account
+from eth_account.messages import encode_typed_data
+from eth_utils import keccak, to_checksum_address
+from py_ecc.bls.g2_primitives import pubkey_to_G1, signature_to_G2
+from py_ecc.bls.hash_to_curve import hash_to_G1
+from py_ecc.optimized_bls12_381 import FQ12, G2, add, curve_order, final_exponentiate, is_inf, multiply, neg, pairing
+
+from ledger_check import FIELDS, NUMBER, STATE_ROOT, log_slot, proved_account, proved_storage
+
+VOTE_DST = b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_"
+POSSESSION_DST = b"BLS_POP_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_"
+SAMPLING = ["temperature", "top_p", "min_p", "top_k", "presence_penalty", "frequency_penalty", "seed"]
+CLAIM = [
+    ("chain_id", "uint64"), ("genesis", "bytes32"), ("node", "address"), ("model", "bytes32"), ("request_hash", "bytes32"),
+    ("response_hash", "bytes32"), ("prompt_hash", "bytes32"), ("output_hash", "bytes32"), ("prompt_tokens", "uint32"),
+    ("completion_tokens", "uint32"), ("max_tokens", "uint32"), ("sampling", "SamplingParameters"), ("trace_root", "bytes32"),
+    ("price_input", "uint128"), ("price_output", "uint128"), ("price", "uint128"), ("anchor_number", "uint64"),
+    ("anchor_hash", "bytes32"), ("time_ms", "uint64"), ("arithmetic_class", "uint8"), ("arithmetic_version", "uint16"),
+    ("rung_requested", "uint8"), ("rung_achieved", "uint8"),
+]  # fmt: skip
+
+
+def raw(text):
+    assert text.startswith("0x") and text == text.lower(), text
+    return bytes.fromhex(text[2:])
+
+
+def camel(name):
+    head, *tail = name.split("_")
+    return head + "".join(word.capitalize() for word in tail)
+
+
+def sampling_bits(sampling):
+    """Sampling parameters as integers; floats by their IEEE-754 bits, without a negative zero."""
+    bits = lambda x: struct.unpack(">I", struct.pack(">f", x))[0] if x else 0  # noqa: E731
+    return {k: sampling[k] if k in ("top_k", "seed") else bits(sampling[k]) for k in SAMPLING}
+
+
+def typed_claim(claim):
+    """The claim as EIP-712 typed data."""
+    message = {}
+    for name, kind in CLAIM:
+        value = claim[name]
+        if name == "sampling":
+            value = {camel(k): v for k, v in sampling_bits(value).items()}
+        elif kind.startswith("uint"):
+            value = int(value)
+        elif kind == "bytes32":
+            value = raw(value)
+        message[camel(name)] = value
+    sampling = [{"name": camel(k), "type": "uint64" if k == "seed" else "uint32"} for k in SAMPLING]
+    return encode_typed_data(
+        {"name": "og receipt", "version": "1", "chainId": claim["chain_id"]},
+        {"InferenceClaim": [{"name": camel(n), "type": k} for n, k in CLAIM], "SamplingParameters": sampling},
+        message,
+    )
+
+
+def digest(signable):
+    return keccak(b"\x19" + signable.version + signable.header + signable.body)
+
+
+def check_receipt(proof):
+    """The node's signature, and the commitments that the disclosure opens. Returns the leaf of the log."""
+    claim, opened = proof["receipt"]["claim"], proof["disclosure"]
+    first = proof["receipt"]["evidence"][0]
+    signable, signature = typed_claim(claim), raw(first["body"])
+    assert first["mode"] == 1 and len(signature) == 65
+    assert Account.recover_message(signable, signature=signature).lower() == claim["node"].lower()
+    salt = raw(opened["nonce"])
+    commit = lambda domain, data: "0x" + keccak(domain + salt + data).hex()  # noqa: E731
+    tokens = lambda ids: b"".join(i.to_bytes(4) for i in ids)  # noqa: E731
+    assert claim["request_hash"] == commit(b"og/request/1", opened["request"].encode())
+    assert claim["response_hash"] == commit(b"og/response/1", opened["response"].encode())
+    assert claim["prompt_hash"] == commit(b"og/tokens/1", tokens(opened["prompt_tokens"]))
+    assert claim["output_hash"] == commit(b"og/tokens/1", tokens(opened["output_tokens"]))
+    assert claim["prompt_tokens"] == len(opened["prompt_tokens"])
+    assert claim["completion_tokens"] == len(opened["output_tokens"])
+    price = int(claim["price_input"]) * claim["prompt_tokens"] + int(claim["price_output"]) * claim["completion_tokens"]
+    assert int(claim["price"]) == price
+    assert claim["rung_achieved"] >= claim["rung_requested"] >= 1
+    return digest(signable) + signature
+
+
+def receipt_id(claim):
+    parts = [b"og/receipt-id/1", claim["chain_id"].to_bytes(8)]
+    return "0x" + keccak(b"".join([*parts, *(raw(claim[k].lower()) for k in ("genesis", "node", "request_hash"))])).hex()
+
+
+def model_id(m):
+    """keccak-256 of the manifest's RLP."""
+    number = lambda n: n.to_bytes((n.bit_length() + 7) // 8)  # noqa: E731
+    fields = [
+        number(m["version"]), m["name"].encode(), m["architecture"].encode(), number(m["arithmetic_version"]),
+        number(m["context_length"]), number(m["vocab_size"]), number(m["parameters"]),
+        [[h["name"].encode(), h["value"].encode()] for h in m["hyperparameters"]],
+        raw(m["weights_root"]), raw(m["tokenizer_hash"]), raw(m["template_hash"]), m["licence"].encode(),
+    ]  # fmt: skip
+    return "0x" + keccak(rlp.encode(fields)).hex()
+
+
+def log_root(leaf, log):
+    """Root of the log from an audit path (RFC 9162, 2.1.3.2)."""
+    sha = lambda data: hashlib.sha256(data).digest()  # noqa: E731
+    index, last, node = log["index"], log["size"] - 1, sha(b"\0" + leaf)
+    assert 0 <= index <= last
+    for step in map(raw, log["path"]):
+        assert last > 0
+        if index & 1 or index == last:
+            node = sha(b"\1" + step + node)
+            while not index & 1 and index:
+                index, last = index >> 1, last >> 1
+        else:
+            node = sha(b"\1" + node + step)
+        index, last = index >> 1, last >> 1
+    assert last == 0
+    return node
+
+
+def varint(n):
+    out = b""
+    while n >= 0x80:
+        out, n = out + bytes([n & 0x7F | 0x80]), n >> 7
+    return out + bytes([n])
+
+
+def pair_equal(signature, message, dst, key):
+    """Whether e(signature, G2) = e(H(message), key); signature and key in their subgroups and not infinity."""
+    for point in (signature, key):
+        assert not is_inf(point) and is_inf(multiply(point, curve_order))
+    hashed = hash_to_G1(message, dst, hashlib.sha256)
+    return final_exponentiate(pairing(neg(G2), signature, False) * pairing(key, hashed, False)) == FQ12.one()
+
+
+def network_commitment(network):
+    number = lambda n: n.to_bytes((n.bit_length() + 7) // 8)  # noqa: E731
+    names = ("model_registry", "node_registry", "receipt_log", "wrapped_native")
+    contracts = [raw(network["contracts"][name].lower()) for name in names]
+    validators = [[raw(v["peer"]), raw(v["vote"]), raw(v["possession"])] for v in network["validators"]]
+    numbers = [number(network[k]) for k in ("version", "chain_id", "block_time_ms")]
+    return keccak(b"og/network/1" + rlp.encode([*numbers, contracts, validators]))
+
+
+def check_finality(proof, genesis_hash):
+    """A quorum of the validators that genesis names finalised the header."""
+    validators, certificate = proof["network"]["validators"], proof["ledger"]["certificate"]
+    keys = [signature_to_G2(raw(v["vote"])) for v in validators]
+    assert len({v["vote"] for v in validators}) == len(validators)
+    space = b"og/possession/1/" + proof["network"]["chain_id"].to_bytes(8)
+    for validator, key in zip(validators, keys, strict=True):
+        message = varint(len(space)) + space + raw(validator["vote"])
+        assert pair_equal(pubkey_to_G1(raw(validator["possession"])), message, POSSESSION_DST, key)
+    bits = raw(certificate["signers"])
+    signers = [i for i in range(len(bits) * 8) if bits[i // 8] >> i % 8 & 1]
+    assert len(bits) == (len(keys) + 7) // 8 and all(i < len(keys) for i in signers)
+    assert len(signers) >= len(keys) - (len(keys) - 1) // 3, "no quorum"
+    total = keys[signers[0]]
+    for i in signers[1:]:
+        total = add(total, keys[i])
+    space = b"og/consensus/1/" + genesis_hash + b"_FINALIZE"
+    views = b"".join(varint(certificate[k]) for k in ("epoch", "view", "parent_view"))
+    message = varint(len(space)) + space + views + raw(certificate["block_hash"])
+    assert pair_equal(pubkey_to_G1(raw(certificate["signature"])), message, VOTE_DST, total)
+
+
+def check(file):
+    """Checks the bytes of a proof file. Returns the proof."""
+    proof = json.loads(file)
+    assert proof["format"] == "og-proof/1"
+    claim, ledger = proof["receipt"]["claim"], proof["ledger"]
+    leaf = check_receipt(proof)
+    assert model_id(proof["manifest"]) == claim["model"]
+    assert proof["manifest"]["arithmetic_version"] == claim["arithmetic_version"]
+    genesis = raw(proof["genesis_header"])
+    assert "0x" + keccak(genesis).hex() == claim["genesis"]
+    assert rlp.decode(genesis)[FIELDS.index("extraData")] == network_commitment(proof["network"])
+    assert proof["network"]["chain_id"] == claim["chain_id"]
+    header = raw(ledger["header"])
+    assert "0x" + keccak(header).hex() == ledger["certificate"]["block_hash"]
+    check_finality(proof, keccak(genesis))
+    fields = rlp.decode(header)
+    assert claim["anchor_number"] <= int.from_bytes(fields[NUMBER])
+    address = to_checksum_address(proof["network"]["contracts"]["receipt_log"])
+    _, _, storage_root, _ = proved_account(fields[STATE_ROOT], address, ledger["account_proof"])
+    slot = log_slot(claim["node"], proof["log"]["size"])
+    assert proved_storage(storage_root, slot, ledger["storage_proof"]) == int.from_bytes(log_root(leaf, proof["log"]))
+    return proof

@@ -1,0 +1,204 @@
+//! The checks of one answer, in plain words. The proxy and the proof-file checker run the same ones.
+
+use serde::Serialize;
+use serde_json::Value;
+use types::{ARITHMETIC_EXACT, Claim, Disclosure, ModelManifest, Receipt, Rung, commit_bytes, commit_tokens};
+use verify::{Context, NoAnchors, Registry};
+
+/// Work that a client spends on one receipt's evidence.
+const WORK_MAX: u64 = 1 << 20;
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It holds.
+    Pass,
+    /// It does not.
+    Fail,
+    /// Nothing was checked; the detail says what is trusted instead.
+    Note,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Short name.
+    pub name: &'static str,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What was found, in a sentence.
+    pub detail: String,
+}
+
+/// A list of checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Checks(pub Vec<Check>);
+
+impl Checks {
+    /// Records a check: `Ok` is what was found, `Err` what is wrong.
+    pub fn record(&mut self, name: &'static str, result: Result<String, String>) {
+        let (outcome, detail) = match result {
+            Ok(detail) => (Outcome::Pass, detail),
+            Err(detail) => (Outcome::Fail, detail),
+        };
+        self.0.push(Check { name, outcome, detail });
+    }
+
+    /// Records what is trusted without a check.
+    pub fn note(&mut self, name: &'static str, detail: String) {
+        self.0.push(Check { name, outcome: Outcome::Note, detail });
+    }
+
+    /// True when at least one check was made and none failed.
+    pub fn ok(&self) -> bool {
+        self.0.iter().any(|c| c.outcome == Outcome::Pass) && self.first_failure().is_none()
+    }
+
+    /// The first failed check.
+    pub fn first_failure(&self) -> Option<&Check> {
+        self.0.iter().find(|c| c.outcome == Outcome::Fail)
+    }
+}
+
+fn ensure(ok: bool, good: impl Into<String>, bad: impl Into<String>) -> Result<String, String> {
+    if ok { Ok(good.into()) } else { Err(bad.into()) }
+}
+
+/// Checks everything about a receipt that needs neither network nor ledger.
+pub fn check_answer(
+    checks: &mut Checks,
+    registry: &Registry,
+    receipt: &Receipt,
+    disclosure: &Disclosure,
+    manifest: &ModelManifest,
+) {
+    let claim = &receipt.claim;
+    let context = Context { now_ms: claim.time_ms, anchors: &NoAnchors, work_max: WORK_MAX };
+    let findings = registry.check_receipt(receipt, &context);
+    checks.record(
+        "signature",
+        findings
+            .map_err(|e| e.to_string())
+            .map(|found| found.iter().map(|f| f.summary.clone()).collect::<Vec<_>>().join("; ")),
+    );
+    checks.record("assurance", assurance(claim));
+    let nonce = &disclosure.nonce;
+    let (request, response) =
+        commit_bytes(nonce, disclosure.request.as_bytes(), disclosure.response.as_bytes());
+    let bytes = |what: &str, n: usize| format!("the receipt commits to these {n} bytes of the {what}");
+    checks.record(
+        "request",
+        ensure(
+            request == claim.request_hash,
+            bytes("request", disclosure.request.len()),
+            "the receipt is about another request",
+        ),
+    );
+    checks.record(
+        "response",
+        ensure(
+            response == claim.response_hash,
+            bytes("response", disclosure.response.len()),
+            "the receipt is about another response",
+        ),
+    );
+    checks.record("tokens", tokens(claim, disclosure));
+    checks.record("model", model(claim, disclosure, manifest));
+    checks.record("answer", answer(claim, &disclosure.response));
+    checks.record("price", price(claim));
+}
+
+fn assurance(claim: &Claim) -> Result<String, String> {
+    let name = |n: u8| Rung::try_from(n).map(Rung::name).map_err(|()| format!("unknown rung {n}"));
+    let (asked, reached) = (name(claim.rung_requested)?, name(claim.rung_achieved)?);
+    ensure(
+        asked == reached,
+        format!("asked for `{asked}`, reached `{reached}`"),
+        format!("asked for `{asked}`, got `{reached}`"),
+    )
+}
+
+fn tokens(claim: &Claim, d: &Disclosure) -> Result<String, String> {
+    let counts = (d.prompt_tokens.len() as u64, d.output_tokens.len() as u64);
+    if counts != (u64::from(claim.prompt_tokens), u64::from(claim.completion_tokens)) {
+        return Err("the token counts differ from the receipt's".into());
+    }
+    let prompt = commit_tokens(&d.nonce, &d.prompt_tokens) == claim.prompt_hash;
+    let output = commit_tokens(&d.nonce, &d.output_tokens) == claim.output_hash;
+    ensure(
+        prompt && output && claim.completion_tokens <= claim.max_tokens,
+        format!("{} prompt and {} generated token ids are those of the receipt", counts.0, counts.1),
+        "the token ids are not those of the receipt",
+    )
+}
+
+fn model(claim: &Claim, d: &Disclosure, manifest: &ModelManifest) -> Result<String, String> {
+    let id = manifest.id();
+    if id.0 != claim.model {
+        return Err(format!("the manifest hashes to {id}, but the receipt names {}", claim.model));
+    }
+    let exact = claim.arithmetic_class == ARITHMETIC_EXACT;
+    if !exact || claim.arithmetic_version != manifest.arithmetic_version {
+        return Err("the receipt names another arithmetic than the model".into());
+    }
+    if d.prompt_tokens.iter().chain(&d.output_tokens).any(|t| *t >= manifest.vocab_size) {
+        return Err("a token id is not in the model's vocabulary".into());
+    }
+    let request: Value =
+        serde_json::from_str(&d.request).map_err(|e| format!("the request is not JSON: {e}"))?;
+    let asked = request["model"].as_str().unwrap_or_default();
+    ensure(
+        asked == manifest.name || asked == id.to_string(),
+        format!("{} ({id}), exact arithmetic v{}", manifest.name, manifest.arithmetic_version),
+        format!("the request asks for `{asked}`, but `{}` answered", manifest.name),
+    )
+}
+
+/// The parts of a response that the receipt also speaks of.
+fn answer(claim: &Claim, response: &str) -> Result<String, String> {
+    let usage = match response.strip_prefix("data: ") {
+        None => {
+            let body: Value =
+                serde_json::from_str(response).map_err(|e| format!("the response is not JSON: {e}"))?;
+            Some(body["usage"].clone())
+        }
+        Some(_) => stream_usage(response)?,
+    };
+    if let Some(usage) = usage {
+        let counts = (usage["prompt_tokens"].as_u64(), usage["completion_tokens"].as_u64());
+        if counts != (Some(u64::from(claim.prompt_tokens)), Some(u64::from(claim.completion_tokens))) {
+            return Err("the usage in the response differs from the receipt's token counts".into());
+        }
+    }
+    Ok("the response is complete and its usage agrees with the receipt".into())
+}
+
+/// Usage in a stream, when it was asked for.
+fn stream_usage(response: &str) -> Result<Option<Value>, String> {
+    let body = response.strip_suffix("data: [DONE]\n\n").ok_or("the stream does not end in [DONE]")?;
+    let mut usage = None;
+    for event in body.split_terminator("\n\n") {
+        let data = event.strip_prefix("data: ").ok_or("the stream holds something that is no data event")?;
+        let chunk: Value = serde_json::from_str(data).map_err(|e| format!("a chunk is not JSON: {e}"))?;
+        if !chunk["error"].is_null() {
+            return Err("the stream holds an error".into());
+        }
+        if chunk["usage"].is_object() {
+            usage = Some(chunk["usage"].clone());
+        }
+    }
+    Ok(usage)
+}
+
+fn price(claim: &Claim) -> Result<String, String> {
+    let computed = claim.computed_price();
+    ensure(
+        computed == Some(claim.price),
+        format!(
+            "{} wei = {} x {} + {} x {}",
+            claim.price, claim.prompt_tokens, claim.price_input, claim.completion_tokens, claim.price_output
+        ),
+        "the price is not token counts times prices",
+    )
+}

@@ -1,0 +1,84 @@
+use thiserror::Error;
+use types::{ReceiptId, TypesError};
+
+/// What can go wrong between a client and the network.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// A server could not be reached or broke off.
+    #[error("cannot reach {url}: {reason}; is it running?")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// A JSON-RPC call was answered with an error.
+    #[error("{method} failed: {message} (code {code})")]
+    Rpc {
+        /// The method.
+        method: String,
+        /// JSON-RPC error code.
+        code: i64,
+        /// The server's words.
+        message: String,
+        /// Error data, such as revert data.
+        data: Option<String>,
+    },
+    /// A server's answer makes no sense.
+    #[error("{url} gave an unusable answer: {reason}")]
+    Malformed {
+        /// Where.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A server's answer is larger than any honest one.
+    #[error("{url} answered with more than {max} bytes")]
+    TooLarge {
+        /// Where.
+        url: String,
+        /// The bound.
+        max: usize,
+    },
+    /// Bytes do not decode or are out of bounds.
+    #[error(transparent)]
+    Types(#[from] TypesError),
+    /// No registered node serves the model.
+    #[error("no registered node serves the model `{model}`; available: {available}")]
+    NoNode {
+        /// What was asked for.
+        model: String,
+        /// What there is.
+        available: String,
+    },
+    /// A check of an answer failed.
+    #[error("the answer of node {node} was refused: {check}")]
+    Verification {
+        /// The node.
+        node: String,
+        /// The failed check, in plain words.
+        check: String,
+    },
+    /// There is no such receipt in this proxy's folder.
+    #[error("no receipt {0} in this proxy's folder; list them with `og receipt list`")]
+    UnknownReceipt(ReceiptId),
+    /// The receipt is not anchored on the ledger yet.
+    #[error("the receipt is not finalised on the ledger yet; try again in a second")]
+    NotFinalised,
+    /// The transaction failed.
+    #[error("the transaction {hash} failed: {reason}")]
+    Transaction {
+        /// Its hash.
+        hash: String,
+        /// Why.
+        reason: String,
+    },
+    /// A file could not be read or written.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}

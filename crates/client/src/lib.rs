@@ -1,0 +1,36 @@
+//! What somebody who asks needs: a light client, a checker of proof files, and a proxy that checks every answer.
+//!
+//! **Problem.** An app developer wants the API that they know; they should not have to trust the node that answers, nor the
+//! validator that tells them about the ledger.
+//!
+//! **Design.** [`proxy`] speaks OpenAI on this machine, picks a registered node, and releases the end of an answer only after
+//! its receipt was checked ([`check`]). [`proof`] checks a proof file with no network; [`light`] checks finality certificates
+//! and Merkle-Patricia proofs with a BLS library and nothing of the consensus engine.
+//!
+//! **Guarantees.** An answer that fails a check never reaches the client whole. Everything from outside has a bound.
+//!
+//! **What you may not do here.** Depend on the ledger, the engine or consensus: a checker must not share the code of what it
+//! checks.
+
+pub mod chat;
+pub mod check;
+pub mod contracts;
+mod directory;
+mod error;
+pub mod light;
+pub mod proof;
+pub mod proxy;
+mod rpc;
+mod tx;
+
+pub use directory::{Directory, Offer};
+pub use error::ClientError;
+pub use rpc::{Finalized, NetworkInfo, RpcClient};
+pub use tx::Account;
+
+use std::sync::Arc;
+
+/// The verifiers that this client knows.
+pub fn registry() -> verify::Registry {
+    verify::Registry::new([Arc::new(signed::SignedVerifier) as Arc<dyn verify::Verifier>])
+}

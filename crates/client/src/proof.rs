@@ -1,0 +1,140 @@
+//! Checks a proof file with no network.
+
+use crate::{
+    check::{Checks, check_answer},
+    light,
+};
+use alloy_primitives::B256;
+use serde::Serialize;
+use types::{ProofFile, merkle};
+use verify::Registry;
+
+/// What a proof file says, once decoded.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Receipt id.
+    pub receipt_id: String,
+    /// The node that answered.
+    pub node: String,
+    /// Name of the model.
+    pub model: String,
+    /// Content id of the model.
+    pub model_id: String,
+    /// The rung that was reached.
+    pub assurance: String,
+    /// Price in wei.
+    pub price_wei: String,
+    /// Genesis hash of the network.
+    pub network: String,
+    /// Block in whose state the log's root was proved.
+    pub block: u64,
+}
+
+/// The result of checking a proof file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// True when every check passed.
+    pub ok: bool,
+    /// Each check.
+    pub checks: Checks,
+    /// What the file says; absent when it cannot be read.
+    pub summary: Option<Summary>,
+}
+
+/// Checks the bytes of a proof file. `pinned` is the genesis hash of the network that the reader means.
+pub fn check_proof(bytes: &[u8], pinned: Option<B256>, registry: &Registry) -> Report {
+    let mut checks = Checks::default();
+    let file = match ProofFile::decode(bytes) {
+        Ok(file) => file,
+        Err(e) => {
+            checks.record("file", Err(e.to_string()));
+            return Report { ok: false, checks, summary: None };
+        }
+    };
+    checks.record("file", Ok("canonical, no byte was added, removed or respelled".into()));
+    check_answer(&mut checks, registry, &file.receipt, &file.disclosure, &file.manifest);
+    let block = check_ledger(&mut checks, &file, pinned);
+    let claim = &file.receipt.claim;
+    let summary = Summary {
+        receipt_id: claim.receipt_id().to_string(),
+        node: claim.node.to_string(),
+        model: file.manifest.name.clone(),
+        model_id: claim.model.to_string(),
+        assurance: claim.rung().map_or("unknown", types::Rung::name).into(),
+        price_wei: claim.price.to_string(),
+        network: claim.genesis.to_string(),
+        block,
+    };
+    Report { ok: checks.ok(), checks, summary: Some(summary) }
+}
+
+fn check_ledger(checks: &mut Checks, file: &ProofFile, pinned: Option<B256>) -> u64 {
+    let claim = &file.receipt.claim;
+    let root = file.receipt.log_leaf().and_then(|leaf| {
+        let leaf = merkle::leaf_hash(&leaf);
+        merkle::root_from_path(leaf, file.log.index, file.log.size, &file.log.path)
+    });
+    checks.record(
+        "log",
+        root.as_ref().map_err(ToString::to_string).map(|_| {
+            format!("entry {} of {} in the log of node {}", file.log.index, file.log.size, claim.node)
+        }),
+    );
+    let header = light::header(&file.ledger.header);
+    let number = header.as_ref().map_or(0, |(h, _)| h.number);
+    let state_root = header.as_ref().map(|(h, _)| h.state_root).unwrap_or_default();
+    let on_ledger = root.map_err(|e| e.to_string()).and_then(|root| {
+        light::check_log_root(
+            state_root,
+            file.network.contracts.receipt_log,
+            claim.node,
+            file.log.size,
+            root,
+            &file.ledger.account_proof,
+            &file.ledger.storage_proof,
+        )
+    });
+    checks.record("ledger", on_ledger.map(|()| format!("the log's root is in the state of block {number}")));
+    let network = light::check_network(&file.network, &file.genesis_header, claim.genesis).and_then(|()| {
+        if file.network.chain_id == claim.chain_id {
+            Ok(())
+        } else {
+            Err("the receipt was signed for another chain id".into())
+        }
+    });
+    let finality = header.and_then(|(header, hash)| {
+        network.clone()?;
+        if file.ledger.certificate.block_hash != hash {
+            return Err("the certificate is for another block".into());
+        }
+        if claim.anchor_number > header.number {
+            return Err("the receipt names a block that is newer than the proof".into());
+        }
+        light::check_certificate(&file.network, claim.genesis, &file.ledger.certificate)
+    });
+    let validators = file.network.validators.len();
+    checks.record(
+        "finality",
+        finality.map(|n| format!("block {number} was finalised by {n} of {validators} validators")),
+    );
+    checks.record(
+        "network",
+        network.map(|()| {
+            format!("genesis {} commits to chain {} and its validators", claim.genesis, claim.chain_id)
+        }),
+    );
+    match pinned {
+        Some(pin) if pin == claim.genesis => {
+            checks.record("pin", Ok("this is the network that you named".into()));
+        }
+        Some(pin) => checks.record("pin", Err(format!("this is network {}, you named {pin}", claim.genesis))),
+        None => checks.note(
+            "pin",
+            format!(
+                "you trust that genesis {} is the network you mean; name it with --network to be sure",
+                claim.genesis
+            ),
+        ),
+    }
+    number
+}

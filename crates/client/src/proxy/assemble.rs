@@ -1,0 +1,90 @@
+use super::{Answered, Proxy};
+use crate::{
+    ClientError,
+    check::Check,
+    proof::check_proof,
+    rpc::{read_bounded, unreachable_at},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use std::time::{Duration, Instant};
+use types::{Bytes, LogProof, ModelManifest, PROOF_FORMAT, ProofFile, Receipt, ReceiptId};
+
+const POLL: Duration = Duration::from_millis(200);
+/// Longest answer of a node's log.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Deserialize)]
+struct LoggedReceipt {
+    receipt: Bytes,
+    index: u64,
+}
+
+#[derive(Deserialize)]
+struct Checkpoint {
+    posted_size: u64,
+}
+
+impl Proxy {
+    /// The proof file of a kept answer; waits up to `wait` for the ledger.
+    pub(super) async fn proof(&self, id: ReceiptId, wait: Duration) -> Result<Vec<u8>, ClientError> {
+        let answered = self.store.get(id)?;
+        let deadline = Instant::now() + wait;
+        loop {
+            match self.assemble(id, &answered).await {
+                Err(ClientError::NotFinalised) if Instant::now() + POLL < deadline => {
+                    tokio::time::sleep(POLL).await
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn assemble(&self, id: ReceiptId, answered: &Answered) -> Result<Vec<u8>, ClientError> {
+        let base = &answered.endpoint;
+        let logged: LoggedReceipt = self.get(&format!("{base}/og/v1/receipts/{id}")).await?;
+        if logged.receipt != answered.receipt {
+            // Two receipts under one id: the node equivocated. The one we hold is signed and proves it.
+            let check = "its log holds another receipt under this id".to_owned();
+            return Err(ClientError::Verification { node: base.clone(), check });
+        }
+        let checkpoint: Checkpoint = self.get(&format!("{base}/og/v1/log/checkpoint")).await?;
+        if checkpoint.posted_size <= logged.index {
+            return Err(ClientError::NotFinalised);
+        }
+        let size = checkpoint.posted_size;
+        let url = format!("{base}/og/v1/log/inclusion?index={}&size={size}", logged.index);
+        let log: LogProof = self.get(&url).await?;
+        let receipt = Receipt::decode(&answered.receipt)?;
+        let ledger = self.rpc.receipt_log_proof(receipt.claim.node, size).await?;
+        let bytes = ProofFile {
+            format: PROOF_FORMAT.into(),
+            receipt,
+            disclosure: answered.disclosure.clone(),
+            manifest: ModelManifest::decode(&answered.manifest)?,
+            log,
+            ledger,
+            network: self.network.network.clone(),
+            genesis_header: self.network.genesis_header.clone(),
+        }
+        .encode()?;
+        // Never hand out a proof that does not check.
+        let report = check_proof(&bytes, Some(self.genesis), &self.registry);
+        match report.checks.first_failure() {
+            None => Ok(bytes),
+            Some(Check { name, detail, .. }) => {
+                Err(ClientError::Verification { node: base.clone(), check: format!("{name}: {detail}") })
+            }
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, url: &str) -> Result<T, ClientError> {
+        let response = self.http.get(url).send().await.map_err(|e| unreachable_at(url, &e))?;
+        let status = response.status();
+        let body = read_bounded(url, response, ANSWER_BYTES_MAX).await?;
+        let malformed = |reason| ClientError::Malformed { url: url.into(), reason };
+        if !status.is_success() {
+            return Err(malformed(format!("status {status}")));
+        }
+        serde_json::from_slice(&body).map_err(|e| malformed(e.to_string()))
+    }
+}

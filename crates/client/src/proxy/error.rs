@@ -1,0 +1,51 @@
+use crate::ClientError;
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+/// An error in OpenAI's shape.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl Fault {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into() }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn body(&self) -> Value {
+        let kind = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        let param = (self.code == "model_not_found").then_some("model");
+        json!({"error": {"message": self.message, "type": kind, "param": param, "code": self.code}})
+    }
+}
+
+impl From<ClientError> for Fault {
+    fn from(e: ClientError) -> Self {
+        let (status, code) = match &e {
+            ClientError::NoNode { .. } => (StatusCode::NOT_FOUND, "model_not_found"),
+            ClientError::UnknownReceipt(_) => (StatusCode::NOT_FOUND, "not_found"),
+            ClientError::NotFinalised => (StatusCode::TOO_EARLY, "not_finalised_yet"),
+            ClientError::Verification { .. } => (StatusCode::BAD_GATEWAY, "verification_failed"),
+            ClientError::File { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
+            _ => (StatusCode::BAD_GATEWAY, "upstream_error"),
+        };
+        Self::new(status, code, e.to_string())
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body())).into_response()
+    }
+}

@@ -1,0 +1,173 @@
+use crate::ClientError;
+use alloy_primitives::{Address, B256, Bytes, U64, U256};
+use alloy_sol_types::SolCall;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use std::time::Duration;
+use types::{FinalityCertificate, LedgerProof, NetworkConfig};
+
+/// Longest answer of a validator (32 MiB).
+const ANSWER_BYTES_MAX: usize = 32 << 20;
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A small client for a validator's JSON-RPC.
+#[derive(Clone, Debug)]
+pub struct RpcClient {
+    url: String,
+    http: reqwest::Client,
+}
+
+/// Answer of `og_network`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkInfo {
+    /// The configuration.
+    pub network: NetworkConfig,
+    /// RLP of the genesis header.
+    pub genesis_header: Bytes,
+}
+
+/// Answer of `og_finalized`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Finalized {
+    /// Block number.
+    pub number: u64,
+    /// Block hash.
+    pub hash: B256,
+    /// Who finalised it.
+    pub certificate: FinalityCertificate,
+    /// RLP of the header.
+    pub header: Bytes,
+}
+
+/// Reads a body, at most `max` bytes of it.
+pub(crate) async fn read_bounded(
+    url: &str,
+    response: reqwest::Response,
+    max: usize,
+) -> Result<Vec<u8>, ClientError> {
+    let mut response = response;
+    let mut out = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if out.len() + chunk.len() > max => {
+                return Err(ClientError::TooLarge { url: url.into(), max });
+            }
+            Ok(Some(chunk)) => out.extend_from_slice(&chunk),
+            Ok(None) => return Ok(out),
+            Err(e) => return Err(unreachable_at(url, &e)),
+        }
+    }
+}
+
+pub(crate) fn unreachable_at(url: &str, e: &reqwest::Error) -> ClientError {
+    use std::error::Error as _;
+    let mut reason = e.to_string();
+    let mut source = e.source();
+    while let Some(s) = source {
+        reason = s.to_string();
+        source = s.source();
+    }
+    ClientError::Unreachable { url: url.into(), reason }
+}
+
+impl RpcClient {
+    /// A client for the server at `url`.
+    pub fn new(url: impl Into<String>) -> Self {
+        let http = reqwest::Client::builder().timeout(TIMEOUT).build().unwrap_or_default();
+        Self { url: url.into(), http }
+    }
+
+    /// Where the server is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Calls `method`.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the server cannot be reached, answers with an error, or with nonsense.
+    pub async fn call<T: DeserializeOwned>(&self, method: &str, params: Value) -> Result<T, ClientError> {
+        let malformed = |reason: String| ClientError::Malformed { url: self.url.clone(), reason };
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let response = self.http.post(&self.url).json(&request).send().await;
+        let response = response.map_err(|e| unreachable_at(&self.url, &e))?;
+        let body = read_bounded(&self.url, response, ANSWER_BYTES_MAX).await?;
+        let mut answer: Value =
+            serde_json::from_slice(&body).map_err(|e| malformed(format!("{method}: not JSON-RPC: {e}")))?;
+        if let Some(error) = answer.get("error").filter(|e| !e.is_null()) {
+            return Err(ClientError::Rpc {
+                method: method.into(),
+                code: error["code"].as_i64().unwrap_or_default(),
+                message: error["message"].as_str().unwrap_or("no message").into(),
+                data: error["data"].as_str().map(str::to_owned),
+            });
+        }
+        serde_json::from_value(answer["result"].take()).map_err(|e| malformed(format!("{method}: {e}")))
+    }
+
+    /// Calls a contract's view.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn view<C: SolCall>(&self, to: Address, call: &C) -> Result<C::Return, ClientError> {
+        let data = Bytes::from(call.abi_encode());
+        let out: Bytes = self.call("eth_call", json!([{"to": to, "input": data}, "latest"])).await?;
+        C::abi_decode_returns(&out).map_err(|e| ClientError::Malformed {
+            url: self.url.clone(),
+            reason: format!("{}: {e}", C::SIGNATURE),
+        })
+    }
+
+    /// Configuration and genesis header of the network.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn network(&self) -> Result<NetworkInfo, ClientError> {
+        self.call("og_network", json!([])).await
+    }
+
+    /// The newest block with a certificate.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn finalized(&self) -> Result<Finalized, ClientError> {
+        self.call("og_finalized", json!([])).await
+    }
+
+    /// Proof that the root of `size` receipts of `node` is on the ledger.
+    ///
+    /// # Errors
+    /// [`ClientError::NotFinalised`] when it is not there yet, else as [`call`](Self::call).
+    pub async fn receipt_log_proof(&self, node: Address, size: u64) -> Result<LedgerProof, ClientError> {
+        match self.call("og_receiptLogProof", json!([node, size])).await {
+            Err(ClientError::Rpc { code: -32001, .. }) => Err(ClientError::NotFinalised),
+            other => other,
+        }
+    }
+
+    /// Hash of block `number`, when it exists.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn block_hash(&self, number: u64) -> Result<Option<B256>, ClientError> {
+        let block: Value = self.call("eth_getBlockByNumber", json!([U64::from(number), false])).await?;
+        Ok(block["hash"].as_str().and_then(|h| h.parse().ok()))
+    }
+
+    /// Number of the newest block.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn block_number(&self) -> Result<u64, ClientError> {
+        Ok(self.call::<U64>("eth_blockNumber", json!([])).await?.to())
+    }
+
+    /// Balance in wei.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn balance(&self, address: Address) -> Result<U256, ClientError> {
+        self.call("eth_getBalance", json!([address, "latest"])).await
+    }
+}
