@@ -27,5 +27,5 @@ pub use error::EngineError;
 pub use model::{ChatMessage, Model, Role};
 pub use replay::{Replay, replay};
 pub use sampler::philox4x32;
-pub use scheduler::{Completion, Engine, EngineConfig, Event, FinishReason, Job};
+pub use scheduler::{Completion, Engine, EngineConfig, Event, FinishReason, Job, OnEvent};
 pub use tokenizer::{TextDecoder, Tokenizer};

@@ -42,4 +42,4 @@ pub use receipt::{Receipt, log_leaf};
 pub use sampling::Sampling;
 pub use seal::Seal;
 
-pub use alloy_primitives::{Address, B256, Bytes, U256, hex, keccak256};
+pub use alloy_primitives::{Address, B256, Bytes, FixedBytes, U256, hex, keccak256};

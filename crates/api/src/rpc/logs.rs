@@ -102,14 +102,15 @@ fn get_logs(b: &Backend, filter: &Filter) -> RpcResult<Vec<Log>> {
             let number = data.ok_or_else(|| refused("unknown block"))?.header.number;
             (number, number)
         }
-        FilterBlockOption::Range { .. } => (number(from_block(filter)), number(to_block(filter)).min(head)),
+        FilterBlockOption::Range { .. } => (number(from_block(filter)), number(to_block(filter))),
     };
-    if number(to_block(filter)) < from {
+    if to < from {
         return Err(invalid_params("invalid block range params"));
     }
-    if to.saturating_sub(from) >= RANGE_MAX {
+    if to - from >= RANGE_MAX {
         return Err(invalid_params(format!("exceed maximum block range: {RANGE_MAX}; ask in smaller steps")));
     }
+    let to = to.min(head);
     let mut out = Vec::new();
     for number in from..=to {
         scan(b, filter, number, &mut out)?;

@@ -46,15 +46,23 @@ pub(crate) struct Backend {
     pub(crate) filters: filters::Filters,
 }
 
-/// Serves `chain` on `listener` until the handle is stopped or dropped.
+/// A running JSON-RPC server.
+#[derive(Debug)]
+pub struct RpcServer(ServerHandle);
+
+impl RpcServer {
+    /// Stops the server; open requests are answered first.
+    pub fn stop(self) {
+        // An error means that it has stopped already.
+        let _ = self.0.stop();
+    }
+}
+
+/// Serves `chain` on `listener` until the server is stopped or dropped.
 ///
 /// # Errors
 /// [`ApiError::Rpc`] when the server cannot be set up.
-pub fn serve(
-    listener: TcpListener,
-    chain: Arc<dyn Chain>,
-    config: RpcConfig,
-) -> Result<ServerHandle, ApiError> {
+pub fn serve(listener: TcpListener, chain: Arc<dyn Chain>, config: RpcConfig) -> Result<RpcServer, ApiError> {
     let failed = |e: &dyn std::fmt::Display| ApiError::Rpc(e.to_string());
     let mut module = RpcModule::new(Backend { chain, filters: filters::Filters::default() });
     eth::register(&mut module).map_err(|e| failed(&e))?;
@@ -71,5 +79,5 @@ pub fn serve(
         .set_http_middleware(tower::ServiceBuilder::new().layer(CorsLayer::permissive()))
         .build_from_tcp(listener)
         .map_err(|e| failed(&e))?;
-    Ok(server.start(module))
+    Ok(RpcServer(server.start(module)))
 }

@@ -1,0 +1,228 @@
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use types::{B256, ReceiptId};
+
+/// Where the proxy listens unless told otherwise.
+pub(crate) const PROXY_URL: &str = "http://127.0.0.1:8600";
+
+/// The open network of verifiable AI inference.
+///
+/// Every answer comes with a receipt; `og receipt get` turns it into a proof file that `og verify` checks offline.
+#[derive(Debug, Parser)]
+#[command(
+    name = "og",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  og devnet                               start a whole network on this machine
+  og chat \"Hi\"                            ask it something, checked
+  og receipt get ID > proof.json          the proof of an answer
+  og verify proof.json                    check it, with no network"
+)]
+pub(crate) struct Cli {
+    /// Print more of what happens (see also the variable OG_LOG).
+    #[arg(long, short, global = true)]
+    pub(crate) verbose: bool,
+    /// Settings file; flags and variables win over it.
+    #[arg(long, global = true, env = "OG_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a whole network in this process: validators, inference nodes and the proxy.
+    Devnet(DevnetArgs),
+    /// Serve a model on a network, with a staked identity.
+    Node(NodeArgs),
+    /// Run a local OpenAI-compatible server that checks every answer.
+    Proxy(ProxyArgs),
+    /// Ask a question through the proxy; prints the answer as it streams and what was verified.
+    Chat(ChatArgs),
+    /// Receipts of your answers.
+    Receipt {
+        #[command(subcommand)]
+        command: ReceiptCommand,
+    },
+    /// Check a proof file, with no network.
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  og devnet                               a fresh network, forgotten when it stops
+  og devnet --data ./net                  one that goes on where it stopped
+  og devnet --validators 7 --nodes 1 --block-time 500")]
+pub(crate) struct DevnetArgs {
+    /// Folder that keeps keys, ledger and receipts; a fresh temporary one when absent.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Number of validators.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=32))]
+    pub(crate) validators: u16,
+    /// Number of inference nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=32))]
+    pub(crate) nodes: u16,
+    /// Smallest time between blocks in milliseconds.
+    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=60_000))]
+    pub(crate) block_time: u64,
+    /// EIP-155 chain id.
+    #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
+    pub(crate) chain_id: u64,
+    /// JSON-RPC port of the first validator; the others follow.
+    #[arg(long, default_value_t = 8545, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) rpc_port: u16,
+    /// Port of the proxy.
+    #[arg(long, default_value_t = 8600, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) proxy_port: u16,
+    /// Port of the first inference node; the others follow.
+    #[arg(long, default_value_t = 8610, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) node_port: u16,
+    /// Peer-to-peer port of the first validator; the others follow.
+    #[arg(long, default_value_t = 8650, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) p2p_port: u16,
+    /// Model file (GGUF); the built-in taskmaster-chat when absent.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) model: Option<PathBuf>,
+    /// Write addresses, keys and URLs to this file, as JSON, once everything is ready.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// Print the same JSON instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  og node --model model.gguf --rpc http://127.0.0.1:8545 --data ./node --listen 127.0.0.1:8700")]
+pub(crate) struct NodeArgs {
+    /// Model file (GGUF); the built-in taskmaster-chat when absent.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) model: Option<PathBuf>,
+    /// JSON-RPC of a validator.
+    #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
+    pub(crate) rpc: String,
+    /// Folder for the key and the receipt log. The key's account needs the stake and some coins for fees.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:8700", value_name = "ADDR")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// URL under which clients reach this node, for the registry; http:// and the listening address when absent.
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// Stake in whole coins, used when the node is not registered yet.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) stake: u64,
+    /// Price of a prompt token in wei.
+    #[arg(long, default_value_t = 1_000_000_000)]
+    pub(crate) price_input: u128,
+    /// Price of a generated token in wei.
+    #[arg(long, default_value_t = 2_000_000_000)]
+    pub(crate) price_output: u128,
+    /// Threads for the model; all cores when absent.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    /// JSON-RPC of a validator.
+    #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
+    pub(crate) rpc: String,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:8600", value_name = "ADDR")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// Folder for receipts of your answers.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Genesis hash of the network that you mean; any network when absent.
+    #[arg(long, value_name = "HASH")]
+    pub(crate) network: Option<B256>,
+    /// Withhold streams until they are verified, instead of only their end.
+    #[arg(long)]
+    pub(crate) release_verified: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  og chat \"Can I get a large latte?\"
+  og chat --system \"You sell cinema tickets.\" --temperature 0.7 --seed 7 \"Hello\"
+  echo \"Hi\" | og chat -")]
+pub(crate) struct ChatArgs {
+    /// What to say; - reads it from standard input.
+    pub(crate) message: String,
+    /// Instructions for the model.
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+    /// Model name or id; the first that the network serves when absent.
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// 0 takes the likeliest word each time.
+    #[arg(long)]
+    pub(crate) temperature: Option<f32>,
+    /// Makes a random answer repeatable.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Longest answer in tokens.
+    #[arg(long)]
+    pub(crate) max_tokens: Option<u32>,
+    /// The proxy.
+    #[arg(long, env = "OG_PROXY", default_value = PROXY_URL, value_name = "URL")]
+    pub(crate) proxy: String,
+    /// Print one JSON object at the end instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReceiptCommand {
+    /// Print the proof file of an answer.
+    Get {
+        /// Receipt id: 0x and 64 hexadecimal digits.
+        id: ReceiptId,
+        /// The proxy through which the question was asked.
+        #[arg(long, env = "OG_PROXY", default_value = PROXY_URL, value_name = "URL")]
+        proxy: String,
+        /// Longest time to wait until the receipt is on the ledger, in seconds.
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=60))]
+        wait: u64,
+    },
+    /// List the newest receipts.
+    List {
+        /// The proxy.
+        #[arg(long, env = "OG_PROXY", default_value = PROXY_URL, value_name = "URL")]
+        proxy: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit code 0 when every check passed, 1 when one failed, 2 when the file cannot be read.
+
+Example:
+  og verify proof.json --network 0x5f3c…")]
+pub(crate) struct VerifyArgs {
+    /// The proof file; - reads standard input.
+    pub(crate) file: PathBuf,
+    /// Genesis hash of the network that you mean.
+    #[arg(long, visible_alias = "genesis", env = "OG_NETWORK", value_name = "HASH")]
+    pub(crate) network: Option<B256>,
+    /// Run the model again and compare every token and the trace (bit for bit).
+    #[arg(long)]
+    pub(crate) replay: bool,
+    /// Model file for --replay; the built-in model when absent.
+    #[arg(long, value_name = "FILE", requires = "replay")]
+    pub(crate) model: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

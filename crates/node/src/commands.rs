@@ -1,0 +1,328 @@
+//! The subcommands.
+
+use crate::{
+    cli::{ChatArgs, Cli, Command, DevnetArgs, NodeArgs, ProxyArgs, ReceiptCommand, VerifyArgs},
+    devnet,
+    genesis::COIN,
+    node::{self, NodeConfig},
+    proxy,
+};
+use anyhow::Context as _;
+use client::{check::Outcome, proxy::ProxyConfig};
+use engine::{Engine, EngineConfig, Model};
+use serde_json::{Value, json};
+use std::{
+    io::{IsTerminal as _, Read as _, Write as _},
+    path::Path,
+    time::Duration,
+};
+use types::{ProofFile, U256, limits::PROOF_BYTES_MAX};
+
+/// Runs a command; `false` means that something was checked and refused.
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<bool> {
+    match cli.command {
+        Command::Devnet(args) => run_devnet(&args).await.map(|()| true),
+        Command::Node(args) => run_node(args).await.map(|()| true),
+        Command::Proxy(args) => run_proxy(args).await.map(|()| true),
+        Command::Chat(args) => chat(args).await.map(|()| true),
+        Command::Receipt { command } => receipt(command).await.map(|()| true),
+        Command::Verify(args) => verify(&args),
+    }
+}
+
+/// Resolves on Ctrl-C or SIGTERM.
+async fn stop_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate())?;
+    tokio::select! {
+        r = tokio::signal::ctrl_c() => r?,
+        _ = term.recv() => {}
+    }
+    Ok(())
+}
+
+async fn run_devnet(args: &DevnetArgs) -> anyhow::Result<()> {
+    let stop = stop_signal();
+    tokio::pin!(stop);
+    let devnet = tokio::select! {
+        started = devnet::start(args) => started?,
+        stopped = &mut stop => return stopped,
+    };
+    if args.json {
+        println!("{:#}", devnet.about);
+    } else {
+        print!("{}", banner(&devnet.about, args));
+    }
+    std::io::stdout().flush()?;
+    let mut watch = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            stopped = &mut stop => {
+                stopped?;
+                break;
+            }
+            _ = watch.tick() => devnet.check()?,
+        }
+    }
+    if !args.json {
+        println!("\nStopping.");
+    }
+    tokio::task::spawn_blocking(move || devnet.stop()).await?
+}
+
+fn text<'a>(v: &'a Value, key: &str) -> &'a str {
+    v[key].as_str().unwrap_or_default()
+}
+
+fn banner(about: &Value, args: &DevnetArgs) -> String {
+    let mut out = String::new();
+    let mut line = |s: String| {
+        out.push_str(&s);
+        out.push('\n');
+    };
+    let empty = vec![];
+    line(format!(
+        "A network is running: {} validators, {} inference nodes, ready after {:.1} s.\n",
+        args.validators,
+        args.nodes,
+        about["ready_after_ms"].as_u64().unwrap_or_default() as f64 / 1000.0
+    ));
+    line(format!("  network    {}  (genesis hash)", text(about, "network")));
+    line(format!("  chain id   {}", about["chain_id"]));
+    line(format!("  OpenAI API {}/v1  (proxy: checks every answer)", text(about, "proxy_url")));
+    line(format!("  JSON-RPC   {}", text(about, "rpc_url")));
+    line(format!("  model      {}  {}", text(&about["model"], "name"), text(&about["model"], "id")));
+    line(format!("  data       {}", text(about, "data")));
+    line("\nNodes:".into());
+    let urls = about["node_urls"].as_array().unwrap_or(&empty);
+    for (node, url) in about["nodes"].as_array().unwrap_or(&empty).iter().zip(urls) {
+        line(format!("  {}  {}", node.as_str().unwrap_or_default(), url.as_str().unwrap_or_default()));
+    }
+    line("\nContracts:".into());
+    for (name, address) in about["contracts"].as_object().into_iter().flatten() {
+        line(format!("  {name:<14} {}", address.as_str().unwrap_or_default()));
+    }
+    line("\nFunded accounts (everybody knows these keys: never use them elsewhere):".into());
+    for key in about["keys"].as_array().unwrap_or(&empty) {
+        line(format!("  {}  {}", text(key, "address"), text(key, "private_key")));
+    }
+    let proxy = text(about, "proxy_url");
+    let flag = if proxy == crate::cli::PROXY_URL { String::new() } else { format!(" --proxy {proxy}") };
+    line("\nTry next, in another terminal:".into());
+    line(format!("  og chat{flag} \"Can I get a large latte with oat milk?\""));
+    line(format!("  og receipt get{flag} ID > proof.json   (ID: from the last line of the answer)"));
+    line(format!("  og verify --network {} proof.json", text(about, "network")));
+    line("\nCtrl-C stops it.".into());
+    out
+}
+
+async fn run_node(args: NodeArgs) -> anyhow::Result<()> {
+    let listener = api::bind(args.listen, "inference node", "--listen")?;
+    let model = match &args.model {
+        Some(path) => Model::open(path)?,
+        None => Model::embedded()?,
+    };
+    let defaults = EngineConfig::default();
+    let threads = args.threads.unwrap_or(defaults.threads);
+    let engine = Engine::new(model.clone(), EngineConfig { threads, ..defaults })?;
+    let config = NodeConfig {
+        rpc_url: args.rpc,
+        data_dir: args.data,
+        endpoint: args.endpoint.unwrap_or(format!("http://{}", listener.local_addr()?)),
+        stake_wei: U256::from(args.stake) * U256::from(COIN),
+        price_input: args.price_input,
+        price_output: args.price_output,
+    };
+    let endpoint = config.endpoint.clone();
+    let stop = stop_signal();
+    tokio::pin!(stop);
+    let node = tokio::select! {
+        started = node::start(config, engine, listener) => started?,
+        stopped = &mut stop => return stopped,
+    };
+    println!("Node {} serves {} ({}) on {endpoint}", node.address, model.manifest().name, model.id());
+    stop.await
+}
+
+async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
+    let listener = api::bind(args.listen, "proxy", "--listen")?;
+    let config = ProxyConfig {
+        rpc_url: args.rpc,
+        network: args.network,
+        data_dir: args.data,
+        release_verified: args.release_verified,
+        idle_max: Duration::from_secs(120),
+    };
+    let running = proxy::start(config, listener).await?;
+    println!("OpenAI API on http://{}/v1, network {}", args.listen, running.proxy.genesis());
+    stop_signal().await
+}
+
+async fn chat(args: ChatArgs) -> anyhow::Result<()> {
+    let message = if args.message == "-" {
+        let mut text = String::new();
+        std::io::stdin().take(types::limits::REQUEST_BYTES_MAX as u64).read_to_string(&mut text)?;
+        text
+    } else {
+        args.message
+    };
+    let proxy = args.proxy.trim_end_matches('/');
+    let model = match args.model {
+        Some(model) => model,
+        None => {
+            let models = client::chat::models(proxy).await.context("start a network with: og devnet")?;
+            models.into_iter().next().context("no node serves a model yet; try again in a second")?
+        }
+    };
+    let mut messages = vec![];
+    if let Some(system) = args.system {
+        messages.push(json!({"role": "system", "content": system}));
+    }
+    messages.push(json!({"role": "user", "content": message}));
+    let mut request = json!({"model": model, "messages": messages, "stream": true});
+    // Without wishes, the likeliest answer: it is the easiest to check again.
+    request["temperature"] = json!(args.temperature.unwrap_or(0.0));
+    if let Some(seed) = args.seed {
+        request["seed"] = json!(seed);
+    }
+    if let Some(max) = args.max_tokens {
+        request["max_tokens"] = json!(max);
+    }
+    let mut answer = String::new();
+    let asked = client::chat::ask(proxy, &request, |text| {
+        answer.push_str(text);
+        if !args.json {
+            print!("{text}");
+            let _ = std::io::stdout().flush();
+        }
+    })
+    .await;
+    if !args.json {
+        println!();
+    }
+    let verified = asked?;
+    let s = &verified.summary;
+    if args.json {
+        let mut out = s.clone();
+        out["answer"] = json!(answer);
+        println!("{out:#}");
+        return Ok(());
+    }
+    let line = format!(
+        "verified: {} by node {}, model {}, {}+{} tokens, {} wei, {} checks; receipt {}",
+        text(s, "assurance"),
+        text(s, "node"),
+        text(s, "model"),
+        s["prompt_tokens"],
+        s["completion_tokens"],
+        text(s, "price_wei"),
+        s["checks"].as_array().map_or(0, Vec::len),
+        text(s, "receipt_id"),
+    );
+    println!("{}", colour(&line, "2"));
+    Ok(())
+}
+
+/// Colours `line` when standard output is a terminal and NO_COLOR is unset.
+fn colour(line: &str, code: &str) -> String {
+    if std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        format!("\x1b[{code}m{line}\x1b[0m")
+    } else {
+        line.to_owned()
+    }
+}
+
+async fn receipt(command: ReceiptCommand) -> anyhow::Result<()> {
+    match command {
+        ReceiptCommand::Get { id, proxy, wait } => {
+            let url = format!("{}/og/v1/receipts/{id}/proof?wait={wait}", proxy.trim_end_matches('/'));
+            let proof = client::chat::get_bytes(&url).await?;
+            std::io::stdout().write_all(&proof)?;
+        }
+        ReceiptCommand::List { proxy, json } => {
+            let url = format!("{}/og/v1/receipts", proxy.trim_end_matches('/'));
+            let list = client::chat::get(&url).await?;
+            if json {
+                println!("{list:#}");
+            } else {
+                for id in list["receipts"].as_array().into_iter().flatten() {
+                    println!("{}", id.as_str().unwrap_or_default());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads a file, or standard input for `-`, up to the largest proof file.
+fn read_proof(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = PROOF_BYTES_MAX as u64 + 1;
+    let read = if path == Path::new("-") {
+        std::io::stdin().take(limit).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|f| f.take(limit).read_to_end(&mut bytes))
+    };
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(bytes)
+}
+
+fn verify(args: &VerifyArgs) -> anyhow::Result<bool> {
+    let bytes = read_proof(&args.file)?;
+    let mut report = client::proof::check_proof(&bytes, args.network, &client::registry());
+    if args.replay {
+        report.checks.record("replay", replay(&bytes, args));
+        report.ok = report.checks.ok();
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(report.ok);
+    }
+    if let Some(s) = &report.summary {
+        println!("receipt {}", s.receipt_id);
+        println!("  {} answered by node {}, assurance `{}`\n", s.model, s.node, s.assurance);
+    }
+    for check in &report.checks.0 {
+        let (word, code) = match check.outcome {
+            Outcome::Pass => ("pass", "32"),
+            Outcome::Fail => ("FAIL", "31"),
+            Outcome::Note => ("note", "33"),
+        };
+        println!("  {}  {:<10} {}", colour(word, code), check.name, check.detail);
+    }
+    let verdict = if report.ok { "The proof holds." } else { "The proof does NOT hold." };
+    println!("\n{verdict}");
+    Ok(report.ok)
+}
+
+/// Runs the model over prompt and answer and compares tokens and trace, bit for bit.
+fn replay(bytes: &[u8], args: &VerifyArgs) -> Result<String, String> {
+    let file = ProofFile::decode(bytes).map_err(|e| e.to_string())?;
+    let claim = &file.receipt.claim;
+    let model = match &args.model {
+        Some(path) => Model::open(path),
+        None => Model::embedded(),
+    };
+    let model = model.map_err(|e| e.to_string())?;
+    if model.id().0 != claim.model {
+        return Err(format!(
+            "this is model {}, but {} answered; name its file with --model",
+            model.id(),
+            claim.model
+        ));
+    }
+    let d = &file.disclosure;
+    let found = engine::replay(&model, &d.prompt_tokens, &d.output_tokens, claim.sampling)
+        .map_err(|e| e.to_string())?;
+    match found.first_difference {
+        Some(i) => {
+            Err(format!("this machine would have chosen another token at place {i}: the answer is false"))
+        }
+        None if found.trace_root != claim.trace_root => {
+            Err("the trace differs: another computation was done".into())
+        }
+        None => {
+            Ok(format!("this machine computed the same {} tokens and the same trace", d.output_tokens.len()))
+        }
+    }
+}

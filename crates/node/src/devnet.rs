@@ -1,0 +1,313 @@
+//! A whole network in one process, with real parts: consensus over encrypted TCP, one ledger a validator, staked nodes, proxy.
+
+use crate::{
+    chain_port::ChainPort,
+    cli::DevnetArgs,
+    files,
+    genesis::{self, COIN, dev_keys},
+    node::{self, Node, NodeConfig},
+    proxy::{self, RunningProxy},
+};
+use anyhow::{Context as _, bail, ensure};
+use api::rpc::RpcConfig;
+use client::proxy::ProxyConfig;
+use consensus::{Chain, Validator, ValidatorConfig, ValidatorSecret};
+use engine::{Engine, EngineConfig, Model};
+use ledger::{Genesis, Store};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use types::{B256, NetworkConfig, U256, signing};
+
+/// Longest time until the first block.
+const FIRST_BLOCK_MAX: Duration = Duration::from_secs(15);
+/// Prices of the development nodes, in wei per token.
+const PRICE_INPUT: u128 = 1_000_000_000;
+const PRICE_OUTPUT: u128 = 2_000_000_000;
+
+/// A running development network. Dropping it stops everything.
+pub(crate) struct Devnet {
+    /// Addresses, URLs and keys.
+    pub(crate) about: Value,
+    proxy: Option<RunningProxy>,
+    nodes: Vec<Node>,
+    servers: Vec<api::rpc::RpcServer>,
+    validators: Vec<Validator>,
+    chains: Vec<Arc<Chain>>,
+    /// Removes the folder at the end when nobody asked to keep it.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+/// What `network.json` in the data folder holds.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    network: NetworkConfig,
+    genesis: Genesis,
+}
+
+/// The sockets of all servers, bound before anything else starts.
+struct Sockets {
+    rpc: Vec<TcpListener>,
+    nodes: Vec<TcpListener>,
+    proxy: TcpListener,
+    p2p: Vec<SocketAddr>,
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+fn ports(first: u16, n: u16, flag: &str) -> anyhow::Result<Vec<u16>> {
+    ensure!(
+        first.checked_add(n - 1).is_some(),
+        "{n} ports from {first} on do not exist; choose a lower {flag}"
+    );
+    Ok((first..=first + (n - 1)).collect())
+}
+
+impl Sockets {
+    fn bind(args: &DevnetArgs) -> anyhow::Result<Self> {
+        let bind = |first, n, what, flag| -> anyhow::Result<Vec<TcpListener>> {
+            let bound = ports(first, n, flag)?.into_iter().map(|p| api::bind(local(p), what, flag));
+            Ok(bound.collect::<Result<_, _>>()?)
+        };
+        let rpc = bind(args.rpc_port, args.validators, "JSON-RPC", "--rpc-port")?;
+        let nodes = bind(args.node_port, args.nodes, "inference node", "--node-port")?;
+        let proxy = api::bind(local(args.proxy_port), "proxy", "--proxy-port")?;
+        // The consensus network binds for itself; this finds a taken port early, with a clear message.
+        let probes = bind(args.p2p_port, args.validators, "peer-to-peer", "--p2p-port")?;
+        let p2p = probes.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+        Ok(Self { rpc, nodes, proxy, p2p })
+    }
+}
+
+fn url(listener: &TcpListener) -> anyhow::Result<String> {
+    Ok(format!("http://{}", listener.local_addr()?))
+}
+
+/// Starts a network.
+pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
+    let began = Instant::now();
+    let sockets = Sockets::bind(args)?;
+    let model = match &args.model {
+        Some(path) => Model::open(path)?,
+        None => Model::embedded()?,
+    };
+    let temporary = match &args.data {
+        Some(_) => None,
+        None => Some(tempfile::Builder::new().prefix("og-devnet-").tempdir()?),
+    };
+    let dir = args.data.clone().or_else(|| temporary.as_ref().map(|t| t.path().to_owned()));
+    let dir = dir.context("no data folder")?;
+    files::private_dir(&dir)?;
+    let secrets = validator_secrets(&dir, args)?;
+    let saved = load_or_create(&dir, args, &secrets)?;
+
+    let mut devnet = Devnet {
+        about: Value::Null,
+        proxy: None,
+        nodes: vec![],
+        servers: vec![],
+        validators: vec![],
+        chains: vec![],
+        _temporary: temporary,
+    };
+    devnet.start_validators(&dir, &saved, secrets, &sockets.p2p)?;
+    let rpc_urls = sockets.rpc.iter().map(url).collect::<anyhow::Result<Vec<_>>>()?;
+    for (listener, chain) in sockets.rpc.into_iter().zip(&devnet.chains) {
+        let port = Arc::new(ChainPort(chain.clone()));
+        devnet.servers.push(api::rpc::serve(listener, port, RpcConfig::default())?);
+    }
+    devnet.wait_for_blocks().await?;
+    let node_urls = sockets.nodes.iter().map(url).collect::<anyhow::Result<Vec<_>>>()?;
+    devnet.start_nodes(&dir, &model, sockets.nodes, &rpc_urls).await?;
+    let proxy_url = url(&sockets.proxy)?;
+    let config = ProxyConfig {
+        rpc_url: rpc_urls[0].clone(),
+        network: Some(devnet.genesis()),
+        data_dir: dir.join("proxy"),
+        release_verified: false,
+        idle_max: Duration::from_secs(120),
+    };
+    devnet.proxy = Some(proxy::start(config, sockets.proxy).await?);
+    let keys: Vec<_> =
+        dev_keys()?.iter().map(|k| json!({"address": k.address, "private_key": k.secret})).collect();
+    let c = saved.network.contracts;
+    devnet.about = json!({
+        "chain_id": saved.network.chain_id,
+        "network": devnet.genesis(),
+        "rpc_url": rpc_urls[0],
+        "rpc_urls": rpc_urls,
+        "proxy_url": proxy_url,
+        "node_urls": node_urls,
+        "nodes": devnet.nodes.iter().map(|n| n.address).collect::<Vec<_>>(),
+        "model": {"name": model.manifest().name, "id": model.id()},
+        "keys": keys,
+        "contracts": {
+            "ModelRegistry": c.model_registry, "NodeRegistry": c.node_registry, "ReceiptLog": c.receipt_log,
+            "WrappedNative": c.wrapped_native,
+        },
+        "data": dir,
+        "ready_after_ms": began.elapsed().as_millis() as u64,
+    });
+    if let Some(path) = &args.ready_file {
+        files::write(path, format!("{:#}\n", devnet.about).as_bytes(), 0o600)?;
+    }
+    Ok(devnet)
+}
+
+fn validator_dir(dir: &Path, i: usize) -> PathBuf {
+    dir.join("validators").join(i.to_string())
+}
+
+fn node_dir(dir: &Path, i: usize) -> PathBuf {
+    dir.join("nodes").join(i.to_string())
+}
+
+/// Keys of the validators, made on first use.
+fn validator_secrets(dir: &Path, args: &DevnetArgs) -> anyhow::Result<Vec<ValidatorSecret>> {
+    (0..usize::from(args.validators))
+        .map(|i| {
+            let dir = validator_dir(dir, i);
+            files::private_dir(&dir)?;
+            let bytes = files::secret(&dir.join("validator.key"), || ValidatorSecret::generate().to_bytes())?;
+            Ok(ValidatorSecret::from_bytes(&bytes)?)
+        })
+        .collect()
+}
+
+/// The network of the folder, or a new one.
+fn load_or_create(dir: &Path, args: &DevnetArgs, secrets: &[ValidatorSecret]) -> anyhow::Result<Saved> {
+    let path = dir.join("network.json");
+    if path.exists() {
+        let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let saved: Saved = serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?;
+        let n = &saved.network;
+        let same = (n.chain_id, n.block_time_ms, n.validators.len())
+            == (args.chain_id, args.block_time, usize::from(args.validators));
+        ensure!(
+            same,
+            "the folder {} holds a network with --chain-id {} --block-time {} --validators {}; start it with those",
+            dir.display(),
+            n.chain_id,
+            n.block_time_ms,
+            n.validators.len()
+        );
+        return Ok(saved);
+    }
+    let funded = (0..usize::from(args.nodes))
+        .map(|i| {
+            let dir = node_dir(dir, i);
+            files::private_dir(&dir)?;
+            let secret = files::secret(&dir.join("node.key"), rand::random::<[u8; 32]>)?;
+            Ok(signing::address_of(&B256::from(secret))?)
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let validators = secrets.iter().map(|s| s.public(args.chain_id)).collect();
+    let now = crate::inference::now_ms() / 1000;
+    let (genesis, network) = genesis::devnet(args.chain_id, args.block_time, now, validators, &funded)?;
+    let saved = Saved { network, genesis };
+    files::write(&path, &serde_json::to_vec_pretty(&saved)?, 0o644)?;
+    Ok(saved)
+}
+
+impl Devnet {
+    fn genesis(&self) -> B256 {
+        self.chains[0].genesis().hash()
+    }
+
+    fn start_validators(
+        &mut self,
+        dir: &Path,
+        saved: &Saved,
+        secrets: Vec<ValidatorSecret>,
+        addresses: &[SocketAddr],
+    ) -> anyhow::Result<()> {
+        let chain_id = saved.network.chain_id;
+        let peers: Vec<_> =
+            secrets.iter().zip(addresses).map(|(s, a)| (s.public(chain_id).peer, *a)).collect();
+        for (i, secret) in secrets.into_iter().enumerate() {
+            let dir = validator_dir(dir, i);
+            let store = Store::open(&dir.join("ledger.redb"))?;
+            // Tips go to an account of the validator's own peer key; nobody needs to spend them here.
+            let fees = types::Address::from_slice(&peers[i].0[12..]);
+            let chain = Arc::new(Chain::open(&saved.genesis, saved.network.clone(), store, fees)?);
+            let others = peers.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, p)| *p).collect();
+            let data_dir = dir.join("consensus");
+            let config = ValidatorConfig { secret, listen: addresses[i], peers: others, data_dir };
+            self.validators.push(Validator::start(config, chain.clone())?);
+            self.chains.push(chain);
+        }
+        Ok(())
+    }
+
+    /// Waits until the network makes blocks.
+    async fn wait_for_blocks(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + FIRST_BLOCK_MAX;
+        let start = self.chains[0].head().number();
+        // The second new block has a certificate for the first in every run.
+        while self.chains[0].head().number() < start + 2 || self.chains[0].certified()?.is_none() {
+            self.check()?;
+            ensure!(Instant::now() < deadline, "the validators made no block within {FIRST_BLOCK_MAX:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Fails when a validator has failed.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        for (i, (validator, chain)) in self.validators.iter().zip(&self.chains).enumerate() {
+            if let Some(why) = chain.failure() {
+                bail!("validator {i} stopped: {why}");
+            }
+            ensure!(validator.is_running(), "validator {i} stopped; see the log");
+        }
+        Ok(())
+    }
+
+    async fn start_nodes(
+        &mut self,
+        dir: &Path,
+        model: &Arc<Model>,
+        listeners: Vec<TcpListener>,
+        rpc_urls: &[String],
+    ) -> anyhow::Result<()> {
+        let mut starting = tokio::task::JoinSet::new();
+        for (i, listener) in listeners.into_iter().enumerate() {
+            let config = NodeConfig {
+                rpc_url: rpc_urls[i % rpc_urls.len()].clone(),
+                data_dir: node_dir(dir, i),
+                endpoint: url(&listener)?,
+                stake_wei: U256::from(100 * COIN),
+                price_input: PRICE_INPUT,
+                price_output: PRICE_OUTPUT,
+            };
+            let engine = Engine::new(model.clone(), EngineConfig::default())?;
+            starting.spawn(async move { (i, node::start(config, engine, listener).await) });
+        }
+        let mut started = starting.join_all().await;
+        started.sort_by_key(|(i, _)| *i);
+        for (i, node) in started {
+            self.nodes.push(node.with_context(|| format!("node {i}"))?);
+        }
+        Ok(())
+    }
+
+    /// Stops everything, servers first.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        self.proxy = None;
+        self.nodes.clear();
+        for server in self.servers.drain(..) {
+            server.stop();
+        }
+        for validator in self.validators.drain(..) {
+            validator.stop()?;
+        }
+        Ok(())
+    }
+}

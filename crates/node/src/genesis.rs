@@ -1,0 +1,128 @@
+//! The genesis of a development network: funded accounts and the system contracts.
+
+use alloy_sol_types::SolValue as _;
+use anyhow::Context as _;
+use ledger::{Deployment, Genesis, GenesisAccount};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use types::{Address, B256, Bytes, NetworkConfig, SystemContracts, U256, ValidatorKey, keccak256, signing};
+
+/// Accounts of a development network with known keys.
+const DEV_ACCOUNTS: usize = 5;
+/// Gas limit of a block.
+const GAS_LIMIT: u64 = 30_000_000;
+/// Base fee of the first block, in wei.
+const BASE_FEE: u64 = 1_000_000_000;
+/// Wei in a coin.
+pub(crate) const COIN: u128 = 1_000_000_000_000_000_000;
+/// Smallest stake of a node, in coins.
+const MIN_STAKE: u128 = 100;
+/// Time before a stake can be withdrawn, in seconds.
+const UNBONDING_SECONDS: u64 = 7 * 24 * 3600;
+
+/// Order of deployment; addresses follow from it.
+const MODELS: u64 = 0;
+const NODES: u64 = 1;
+const LOG: u64 = 2;
+const WRAPPED: u64 = 3;
+
+macro_rules! artifact {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../../../contracts/artifacts/", $name, ".json")))
+    };
+}
+
+#[derive(Deserialize)]
+struct Artifact {
+    bytecode: Bytes,
+}
+
+/// A private key that everybody knows. Only for development networks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DevKey {
+    pub(crate) secret: B256,
+    pub(crate) address: Address,
+}
+
+/// The funded development accounts: keccak-256 of `"og devnet account N"`.
+pub(crate) fn dev_keys() -> anyhow::Result<Vec<DevKey>> {
+    (0..DEV_ACCOUNTS)
+        .map(|i| {
+            let secret = keccak256(format!("og devnet account {i}"));
+            Ok(DevKey { secret, address: signing::address_of(&secret)? })
+        })
+        .collect()
+}
+
+/// Where the system contracts are in every network with this genesis.
+pub(crate) fn system_contracts() -> SystemContracts {
+    SystemContracts {
+        model_registry: Genesis::deployment_address(MODELS),
+        node_registry: Genesis::deployment_address(NODES),
+        receipt_log: Genesis::deployment_address(LOG),
+        wrapped_native: Genesis::deployment_address(WRAPPED),
+    }
+}
+
+/// Genesis and configuration of a development network. `funded` accounts get coins too.
+pub(crate) fn devnet(
+    chain_id: u64,
+    block_time_ms: u64,
+    timestamp: u64,
+    mut validators: Vec<ValidatorKey>,
+    funded: &[Address],
+) -> anyhow::Result<(Genesis, NetworkConfig)> {
+    validators.sort_by_key(|v| v.peer);
+    let contracts = system_contracts();
+    let balance = U256::from(1_000_000 * COIN);
+    let rich = GenesisAccount { balance, ..Default::default() };
+    let dev = dev_keys()?;
+    let accounts = dev.iter().map(|k| k.address).chain(funded.iter().copied());
+    let alloc: BTreeMap<_, _> = accounts.map(|a| (a, rich.clone())).collect();
+    let nodes_args = (contracts.model_registry, U256::from(MIN_STAKE * COIN), UNBONDING_SECONDS).abi_encode();
+    let deployments = vec![
+        deployment(artifact!("ModelRegistry"), vec![])?,
+        deployment(artifact!("NodeRegistry"), nodes_args)?,
+        deployment(artifact!("ReceiptLog"), contracts.node_registry.abi_encode())?,
+        deployment(artifact!("WrappedNative"), vec![])?,
+    ];
+    let genesis =
+        Genesis { chain_id, timestamp, gas_limit: GAS_LIMIT, base_fee: BASE_FEE, alloc, deployments };
+    let network = NetworkConfig { version: 1, chain_id, block_time_ms, contracts, validators };
+    Ok((genesis, network))
+}
+
+fn deployment((name, json): (&str, &str), arguments: Vec<u8>) -> anyhow::Result<Deployment> {
+    let artifact: Artifact = serde_json::from_str(json).with_context(|| format!("artefact {name}"))?;
+    let init_code = Bytes::from([artifact.bytecode.as_ref(), &arguments].concat());
+    Ok(Deployment { name: name.into(), init_code })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use types::FixedBytes;
+
+    #[test]
+    fn the_system_contracts_are_deployed_where_the_configuration_says() {
+        let key = ValidatorKey {
+            peer: B256::repeat_byte(1),
+            vote: FixedBytes::repeat_byte(2),
+            possession: FixedBytes::repeat_byte(3),
+        };
+        let (genesis, network) = devnet(7, 250, 1, vec![key], &[]).unwrap();
+        let executed = genesis.execute(network.commitment()).unwrap();
+        let c = network.contracts;
+        for address in [c.model_registry, c.node_registry, c.receipt_log, c.wrapped_native] {
+            assert!(executed.state().code(address).len() > 100);
+        }
+        assert_eq!(executed.header().extra_data.as_ref(), network.commitment().as_slice());
+        // Nobody holds coins that were not given, and the deployer has none.
+        assert!(executed.state().balance(ledger::SYSTEM_DEPLOYER).is_zero());
+        // Another chain id or validator gives another network.
+        let mut other = network.clone();
+        other.chain_id = 8;
+        assert_ne!(genesis.execute(other.commitment()).unwrap().hash(), executed.hash());
+    }
+}

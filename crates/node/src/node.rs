@@ -1,0 +1,241 @@
+//! An inference node: registers itself, serves, and posts the roots of its log.
+
+use crate::{
+    files,
+    inference::{Anchor, Identity, InferenceService},
+    receipt_log::ReceiptLog,
+};
+use alloy_sol_types::SolCall as _;
+use anyhow::{Context as _, bail, ensure};
+use client::{
+    Account, ClientError, RpcClient,
+    contracts::{ModelRegistry, NodeRegistry, ReceiptLog as LogContract},
+    light,
+};
+use engine::Engine;
+use signed::SignedProducer;
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{sync::watch, task::JoinHandle};
+use tracing::{info, warn};
+use types::{Address, B256, Bytes, NetworkConfig, U256, keccak256};
+
+/// How often the log's root is posted, when there is something new.
+const POST_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the newest final block is read.
+const ANCHOR_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How a node is run.
+pub(crate) struct NodeConfig {
+    pub(crate) rpc_url: String,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) endpoint: String,
+    pub(crate) stake_wei: U256,
+    pub(crate) price_input: u128,
+    pub(crate) price_output: u128,
+}
+
+/// A running node.
+pub(crate) struct Node {
+    pub(crate) address: Address,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Everything that a node's tasks share.
+struct Operator {
+    rpc: RpcClient,
+    account: Account,
+    network: NetworkConfig,
+    log: Arc<ReceiptLog>,
+    posted: Arc<AtomicU64>,
+}
+
+impl NodeConfig {
+    /// The node's secret key, made on first use.
+    pub(crate) fn secret(&self) -> anyhow::Result<B256> {
+        files::private_dir(&self.data_dir)?;
+        Ok(B256::from(files::secret(&self.data_dir.join("node.key"), rand::random::<[u8; 32]>)?))
+    }
+}
+
+/// Starts a node that serves `engine`'s model on `listener`.
+pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListener) -> anyhow::Result<Node> {
+    let secret = config.secret()?;
+    let rpc = RpcClient::new(&config.rpc_url);
+    let network = rpc.network().await?;
+    let genesis = keccak256(&network.genesis_header);
+    light::check_network(&network.network, &network.genesis_header, genesis).map_err(anyhow::Error::msg)?;
+    let log = Arc::new(ReceiptLog::open(&config.data_dir.join("receipts.redb"))?);
+    let account = Account::new(secret)?;
+    let operator = Operator {
+        rpc: rpc.clone(),
+        account,
+        network: network.network.clone(),
+        log: log.clone(),
+        posted: Arc::default(),
+    };
+    operator.resume().await?;
+    operator.register(&config, &engine).await?;
+
+    let (anchor_sender, anchor) = watch::channel(operator.read_anchor().await?);
+    let identity = Identity {
+        producer: SignedProducer::new(secret)?,
+        chain_id: network.network.chain_id,
+        genesis,
+        price_input: config.price_input,
+        price_output: config.price_output,
+    };
+    let service = InferenceService::new(engine, identity, log, anchor, operator.posted.clone());
+    let router = api::openai::router(Arc::new(service));
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let address = operator.account.address();
+    let operator = Arc::new(operator);
+    let tasks = vec![
+        tokio::spawn(async move {
+            if let Err(e) = axum::serve(listener, router).await {
+                warn!("a node's server ended: {e}");
+            }
+        }),
+        tokio::spawn(operator.clone().follow(anchor_sender)),
+        tokio::spawn(operator.post_roots()),
+    ];
+    info!(node = %address, endpoint = config.endpoint, "a node is ready");
+    Ok(Node { address, tasks })
+}
+
+impl Operator {
+    async fn send(&self, to: Address, value: U256, data: Vec<u8>) -> Result<B256, ClientError> {
+        self.account.send(&self.rpc, self.network.chain_id, to, value, Bytes::from(data)).await
+    }
+
+    /// Compares the log on disk with what the ledger knows of it.
+    async fn resume(&self) -> anyhow::Result<()> {
+        let node = self.account.address();
+        let latest =
+            self.rpc.view(self.network.contracts.receipt_log, &LogContract::latestCall { node }).await?;
+        if latest.size > 0 && self.log.root_at(latest.size) != Some(latest.root) {
+            bail!(
+                "the ledger holds {} receipts of node {node}, but the log in its folder is not that log ({} receipts); \
+                 restore the folder, or start with a new key",
+                latest.size,
+                self.log.size()
+            );
+        }
+        self.posted.store(latest.size, Ordering::Release);
+        Ok(())
+    }
+
+    /// Publishes the model, stakes and offers it, as far as that is not done yet.
+    async fn register(&self, config: &NodeConfig, engine: &Engine) -> anyhow::Result<()> {
+        let contracts = self.network.contracts;
+        let node = self.account.address();
+        let manifest = engine.model().manifest();
+        let model = manifest.id().0;
+        let offset = U256::ZERO;
+        if !self.rpc.view(contracts.node_registry, &NodeRegistry::isActiveCall { node }).await? {
+            let balance = self.rpc.balance(node).await?;
+            ensure!(
+                balance > config.stake_wei,
+                "node {node} has {balance} wei, but needs a stake of {} and some wei for fees; send it coins first",
+                config.stake_wei
+            );
+            let call = NodeRegistry::registerCall { endpoint: config.endpoint.clone() };
+            let sent = self.send(contracts.node_registry, config.stake_wei, call.abi_encode()).await;
+            sent.context("registering the node (is the stake at least the registry's minimum?)")?;
+        } else {
+            let call = NodeRegistry::updateEndpointCall { endpoint: config.endpoint.clone() };
+            self.send(contracts.node_registry, U256::ZERO, call.abi_encode())
+                .await
+                .context("updating the endpoint")?;
+        }
+        if !self.rpc.view(contracts.model_registry, &ModelRegistry::existsCall { modelId: model }).await? {
+            let call = ModelRegistry::publishCall {
+                modelId: model,
+                manifest: manifest.encode().into(),
+                uri: String::new(),
+            };
+            let sent = self.send(contracts.model_registry, U256::ZERO, call.abi_encode()).await;
+            // Another node may have published it in the meantime; that is as good.
+            let exists = ModelRegistry::existsCall { modelId: model };
+            if !self.rpc.view(contracts.model_registry, &exists).await? {
+                sent.context("publishing the model")?;
+            }
+        }
+        let call = NodeRegistry::nodesForCall { modelId: model, offset, limit: U256::from(100) };
+        let offers = self.rpc.view(contracts.node_registry, &call).await?;
+        let offered = offers.iter().any(|o| {
+            o.node == node
+                && (o.pricePerInputToken, o.pricePerOutputToken) == (config.price_input, config.price_output)
+        });
+        if !offered {
+            let call = NodeRegistry::setOfferCall {
+                modelId: model,
+                pricePerInputToken: config.price_input,
+                pricePerOutputToken: config.price_output,
+            };
+            self.send(contracts.node_registry, U256::ZERO, call.abi_encode())
+                .await
+                .context("offering the model")?;
+        }
+        Ok(())
+    }
+
+    async fn read_anchor(&self) -> Result<Anchor, ClientError> {
+        let finalized = self.rpc.finalized().await?;
+        Ok((finalized.number, finalized.hash))
+    }
+
+    /// Keeps the anchor fresh.
+    async fn follow(self: Arc<Self>, anchor: watch::Sender<Anchor>) {
+        let mut ticks = tokio::time::interval(ANCHOR_INTERVAL);
+        loop {
+            ticks.tick().await;
+            match self.read_anchor().await {
+                Ok(fresh) => {
+                    if anchor.send(fresh).is_err() {
+                        return;
+                    }
+                }
+                Err(e) => warn!("cannot read the newest final block: {e}"),
+            }
+        }
+    }
+
+    /// Posts the log's root whenever it has grown.
+    async fn post_roots(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(POST_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let posted = self.posted.load(Ordering::Acquire);
+            let size = self.log.size();
+            let Some(root) = self.log.root_at(size).filter(|_| size > posted) else { continue };
+            let call = LogContract::appendCall { oldSize: posted, newSize: size, root };
+            match self.send(self.network.contracts.receipt_log, U256::ZERO, call.abi_encode()).await {
+                Ok(_) => self.posted.store(size, Ordering::Release),
+                Err(e) => {
+                    warn!("cannot post the log's root: {e}; trying again");
+                    // A transaction may have been included although we did not see it.
+                    if let Err(e) = self.resume().await {
+                        warn!("{e:#}");
+                    }
+                }
+            }
+        }
+    }
+}
