@@ -65,7 +65,7 @@ class Devnet:
     def command(self):
         return [
             OG, "devnet", "--data", str(self.data), "--rpc-port", str(self.rpc_port), "--proxy-port",
-            str(self.proxy_port), "--ready-file", str(self.ready_file), *shlex.split(os.environ.get("OG_DEVNET_ARGS", "")),
+            str(self.proxy_port), "--node-port", "0", "--p2p-port", "0", "--ready-file", str(self.ready_file), *shlex.split(os.environ.get("OG_DEVNET_ARGS", "")),
         ]  # fmt: skip
 
     def start(self):

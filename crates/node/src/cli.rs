@@ -72,17 +72,17 @@ pub(crate) struct DevnetArgs {
     /// EIP-155 chain id.
     #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
     pub(crate) chain_id: u64,
-    /// JSON-RPC port of the first validator; the others follow.
-    #[arg(long, default_value_t = 8545, value_parser = clap::value_parser!(u16).range(1..))]
+    /// JSON-RPC port of the first validator; the others follow. 0 takes any free ports.
+    #[arg(long, default_value_t = 8545)]
     pub(crate) rpc_port: u16,
-    /// Port of the proxy.
-    #[arg(long, default_value_t = 8600, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Port of the proxy; 0 takes any free one.
+    #[arg(long, default_value_t = 8600)]
     pub(crate) proxy_port: u16,
-    /// Port of the first inference node; the others follow.
-    #[arg(long, default_value_t = 8610, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Port of the first inference node; the others follow. 0 takes any free ports.
+    #[arg(long, default_value_t = 8610)]
     pub(crate) node_port: u16,
-    /// Peer-to-peer port of the first validator; the others follow.
-    #[arg(long, default_value_t = 8650, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Peer-to-peer port of the first validator; the others follow. 0 takes any free ports.
+    #[arg(long, default_value_t = 8650)]
     pub(crate) p2p_port: u16,
     /// Model file (GGUF); the built-in taskmaster-chat when absent.
     #[arg(long, value_name = "FILE")]

@@ -135,8 +135,10 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
         idle_max: Duration::from_secs(120),
     };
     devnet.proxy = Some(proxy::start(config, sockets.proxy).await?);
-    let keys: Vec<_> =
-        dev_keys()?.iter().map(|k| json!({"address": k.address, "private_key": k.secret})).collect();
+    let keys: Vec<_> = dev_keys()?
+        .iter()
+        .map(|k| json!({"address": k.address.to_string(), "private_key": k.secret}))
+        .collect();
     let c = saved.network.contracts;
     devnet.about = json!({
         "chain_id": saved.network.chain_id,
@@ -145,12 +147,12 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
         "rpc_urls": rpc_urls,
         "proxy_url": proxy_url,
         "node_urls": node_urls,
-        "nodes": devnet.nodes.iter().map(|n| n.address).collect::<Vec<_>>(),
+        "nodes": devnet.nodes.iter().map(|n| n.address.to_string()).collect::<Vec<_>>(),
         "model": {"name": model.manifest().name, "id": model.id()},
         "keys": keys,
         "contracts": {
-            "ModelRegistry": c.model_registry, "NodeRegistry": c.node_registry, "ReceiptLog": c.receipt_log,
-            "WrappedNative": c.wrapped_native,
+            "ModelRegistry": c.model_registry.to_string(), "NodeRegistry": c.node_registry.to_string(), "ReceiptLog": c.receipt_log.to_string(),
+            "WrappedNative": c.wrapped_native.to_string(),
         },
         "data": dir,
         "ready_after_ms": began.elapsed().as_millis() as u64,
@@ -250,7 +252,6 @@ impl Devnet {
     async fn wait_for_blocks(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + FIRST_BLOCK_MAX;
         let start = self.chains[0].head().number();
-        // The second new block has a certificate for the first in every run.
         while self.chains[0].head().number() < start + 2 || self.chains[0].certified()?.is_none() {
             self.check()?;
             ensure!(Instant::now() < deadline, "the validators made no block within {FIRST_BLOCK_MAX:?}");

@@ -228,7 +228,7 @@ impl Exchange {
         }
         let claim = &receipt.claim;
         let summary = json!({
-            "receipt_id": self.id, "assurance": self.rung.name(), "node": claim.node, "model": self.manifest.name,
+            "receipt_id": self.id, "assurance": self.rung.name(), "node": claim.node.to_string(), "model": self.manifest.name,
             "model_id": claim.model, "prompt_tokens": claim.prompt_tokens, "completion_tokens": claim.completion_tokens,
             "price_wei": claim.price.to_string(), "seed": claim.sampling.seed,
             "checks": checks.0.iter().filter(|c| c.outcome == Outcome::Pass).map(|c| c.name).collect::<Vec<_>>(),
