@@ -28,7 +28,7 @@ where
         futures::select! {
             raw = queue.next() => {
                 let Some(raw) = raw else { return };
-                sender.send(Recipients::All, bytes::Bytes::from(raw.0), false);
+                sender.send(Recipients::All, raw.0, false);
             }
             message = receiver.recv().fuse() => {
                 let Ok((peer, mut message)) = message else { return };

@@ -48,13 +48,8 @@ pub(crate) const ROUND: f32 = 12_582_912.0;
 /// The argument is clamped to [-87, 88]; the largest error is below 1 ulp.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    let x = if x > 88.0 {
-        88.0
-    } else if x < -87.0 {
-        -87.0
-    } else {
-        x
-    };
+    // A NaN stays a NaN.
+    let x = x.clamp(-87.0, 88.0);
     let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
     let r = x - n * 0.693_359_4;
     let r = r - n * -2.121_944_4e-4;
@@ -63,7 +58,7 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 8.333_452e-3;
     let p = p * r + 4.166_579_6e-2;
     let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 5.000_000_1e-1;
+    let p = p * r + 0.500_000_1;
     let y = p * (r * r) + r + 1.0;
     y * f32::from_bits((((n as i32) + 127) as u32) << 23)
 }

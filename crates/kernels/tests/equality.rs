@@ -27,9 +27,9 @@ impl Rng {
     fn q8_0(&mut self, rows: usize, k: usize) -> Vec<u8> {
         let mut out = Vec::new();
         for _ in 0..rows * k / BLOCK {
-            let scale = if self.next() % 8 == 0 { 0 } else { f32_to_f16(self.float() * 0.01) };
+            let scale = if self.next().is_multiple_of(8) { 0 } else { f32_to_f16(self.float() * 0.01) };
             out.extend_from_slice(&scale.to_le_bytes());
-            let extreme = self.next() % 4 == 0;
+            let extreme = self.next().is_multiple_of(4);
             out.extend((0..BLOCK).map(|_| if extreme { 0x80 } else { self.next() as u8 }));
         }
         out

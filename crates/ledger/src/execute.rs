@@ -15,7 +15,10 @@ use alloy_trie::EMPTY_ROOT_HASH;
 use imbl::OrdMap;
 use revm::{
     Context, DatabaseCommit as _, DatabaseRef, ExecuteEvm as _, MainBuilder as _, MainContext as _,
-    context::{BlockEnv, CfgEnv, result::EVMError},
+    context::{
+        BlockEnv, CfgEnv,
+        result::{EVMError, InvalidTransaction},
+    },
     context_interface::block::BlobExcessGasAndPrice,
     database::{AccountState, CacheDB},
     primitives::hardfork::SpecId,
@@ -458,8 +461,12 @@ fn envelope(kind: TxType, receipt: ReceiptWithBloom<Receipt>) -> ReceiptEnvelope
     }
 }
 
+/// The EVM's refusal in geth's words, where it has one.
 pub(crate) fn evm_error(error: EVMError<Infallible>) -> LedgerError {
     LedgerError::Call(match error {
+        EVMError::Transaction(InvalidTransaction::LackOfFundForMaxFee { fee, balance }) => {
+            format!("insufficient funds for gas * price + value: have {balance} want {fee}")
+        }
         EVMError::Transaction(e) => e.to_string(),
         other => format!("{other:?}"),
     })

@@ -223,7 +223,9 @@ mod tests {
     use alloy_trie::proof::verify_proof;
     use proptest::prelude::*;
 
-    fn state(entries: &[(u8, u64, Vec<(u64, u64)>)]) -> State {
+    type Entry = (u8, u64, Vec<(u64, u64)>);
+
+    fn state(entries: &[Entry]) -> State {
         let mut changes = Changes::default();
         for (a, balance, slots) in entries {
             let change = AccountChange {

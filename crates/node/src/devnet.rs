@@ -63,6 +63,9 @@ fn local(port: u16) -> SocketAddr {
 }
 
 fn ports(first: u16, n: u16, flag: &str) -> anyhow::Result<Vec<u16>> {
+    if first == 0 {
+        return Ok(vec![0; n.into()]);
+    }
     ensure!(
         first.checked_add(n - 1).is_some(),
         "{n} ports from {first} on do not exist; choose a lower {flag}"

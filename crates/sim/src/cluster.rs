@@ -78,7 +78,7 @@ where
     let config =
         deterministic::Config::default().with_seed(seed).with_timeout(Some(Duration::from_secs(600)));
     deterministic::Runner::new(config).start(|context| async move {
-        let cluster = Cluster::start(context.child("cluster"), n, link).await;
+        let cluster = Box::pin(Cluster::start(context.child("cluster"), n, link)).await;
         let value = scenario(cluster).await;
         Outcome { auditor: context.auditor().state(), value }
     })
@@ -133,7 +133,7 @@ impl Cluster {
             let fees = Address::repeat_byte(0xf0 + i as u8);
             let chain = Chain::open(&genesis, network.clone(), store, fees).expect("a valid genesis");
             cluster.chains.push(Arc::new(chain));
-            let handles = cluster.start_validator(i, secret).await;
+            let handles = Box::pin(cluster.start_validator(i, secret)).await;
             cluster.handles.push(handles);
         }
         let everybody: Vec<_> = (0..n).collect();

@@ -11,7 +11,7 @@ use futures::stream;
 use serde_json::{Value, json};
 use std::{convert::Infallible, sync::Arc, time::Instant};
 use tokio::sync::mpsc;
-use types::{Rung, Seal, limits::RESPONSE_BYTES_MAX};
+use types::{B256, Rung, Seal, limits::RESPONSE_BYTES_MAX};
 
 /// `POST /v1/chat/completions`.
 pub(super) async fn completions(
@@ -48,7 +48,7 @@ async fn run(
         max_tokens: request.max_tokens,
         stop: request.stop,
         raw_request: body,
-        nonce: header(headers, "og-nonce")?,
+        nonce: nonce(headers)?,
         rung: header::<Rung>(headers, "og-assurance")?.unwrap_or(Rung::Signed),
     };
     let started = shared.inference.chat(job).await?;
@@ -63,6 +63,16 @@ async fn run(
     };
     response.headers_mut().extend(about);
     Ok(response)
+}
+
+/// The client's salt: exactly `0x` and 64 hexadecimal digits, so that it has one spelling.
+fn nonce(headers: &HeaderMap) -> Result<Option<B256>, Fault> {
+    match headers.get("og-nonce") {
+        Some(v) if !v.as_bytes().starts_with(b"0x") => {
+            Err(Fault::invalid("og-nonce", "the header `og-nonce` must be 0x and 64 hexadecimal digits"))
+        }
+        _ => header(headers, "og-nonce"),
+    }
 }
 
 /// A header that parses, or an error that names it.

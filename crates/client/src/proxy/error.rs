@@ -12,11 +12,18 @@ pub(super) struct Fault {
     status: StatusCode,
     code: &'static str,
     message: String,
+    param: Option<&'static str>,
 }
 
 impl Fault {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        let param = (code == "model_not_found").then_some("model");
+        Self { status, code, message: message.into(), param }
+    }
+
+    /// A field of the request is missing or of the wrong kind.
+    pub(super) fn field(code: &'static str, param: &'static str, message: impl Into<String>) -> Self {
+        Self { param: Some(param), ..Self::new(StatusCode::BAD_REQUEST, code, message) }
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -25,8 +32,7 @@ impl Fault {
 
     pub(super) fn body(&self) -> Value {
         let kind = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
-        let param = (self.code == "model_not_found").then_some("model");
-        json!({"error": {"message": self.message, "type": kind, "param": param, "code": self.code}})
+        json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
     }
 }
 

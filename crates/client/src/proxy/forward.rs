@@ -67,13 +67,14 @@ async fn run(
     let parsed: Value =
         serde_json::from_str(&request).map_err(|e| bad(format!("the body is not JSON: {e}")))?;
     let invalid = |m: &str| Fault::new(StatusCode::BAD_REQUEST, "invalid_value", m);
-    let model = parsed["model"].as_str().ok_or_else(|| {
-        Fault::new(
-            StatusCode::BAD_REQUEST,
-            "missing_required_parameter",
-            "missing required parameter: `model`",
-        )
-    })?;
+    let model = match &parsed["model"] {
+        Value::String(model) => model,
+        Value::Null => {
+            let message = "missing required parameter: `model`";
+            return Err(Fault::field("missing_required_parameter", "model", message));
+        }
+        _ => return Err(Fault::field("invalid_value", "model", "`model` must be a string")),
+    };
     let rung = match headers.get("og-assurance") {
         None => Rung::Signed,
         Some(v) => v

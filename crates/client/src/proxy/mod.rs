@@ -19,9 +19,9 @@ use axum::{
 use error::Fault;
 use metrics::Metrics;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{path::PathBuf, sync::Arc, time::Duration};
-use types::{ReceiptId, limits::REQUEST_BYTES_MAX};
+use types::{ModelManifest, ReceiptId, limits::REQUEST_BYTES_MAX};
 use verify::Registry;
 
 pub(crate) use sse::Splitter;
@@ -96,6 +96,7 @@ impl Proxy {
         Router::new()
             .route("/v1/chat/completions", post(forward::completions))
             .route("/v1/models", get(models))
+            .route("/v1/models/{model}", get(model))
             .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
             .route("/metrics", get(metrics_text))
             .route("/og/v1/network", get(network))
@@ -115,18 +116,21 @@ impl Proxy {
     }
 }
 
+fn model_json(m: &ModelManifest) -> Value {
+    json!({"id": m.name, "object": "model", "created": 0, "owned_by": "og", "og_model_id": m.id(),
+        "context_length": m.context_length})
+}
+
 async fn models(State(proxy): State<Arc<Proxy>>) -> Result<Response, Fault> {
     proxy.directory.refresh().await?;
-    let data: Vec<_> = proxy
-        .directory
-        .models()
-        .iter()
-        .map(|m| {
-            json!({"id": m.name, "object": "model", "created": 0, "owned_by": "og", "og_model_id": m.id(),
-                "context_length": m.context_length})
-        })
-        .collect();
+    let data: Vec<_> = proxy.directory.models().iter().map(model_json).collect();
     Ok(Json(json!({"object": "list", "data": data})).into_response())
+}
+
+async fn model(State(proxy): State<Arc<Proxy>>, Path(name): Path<String>) -> Result<Response, Fault> {
+    proxy.directory.refresh().await?;
+    let (manifest, _) = proxy.directory.choose(&name)?;
+    Ok(Json(model_json(&manifest)).into_response())
 }
 
 async fn metrics_text(State(proxy): State<Arc<Proxy>>) -> Response {
