@@ -152,6 +152,13 @@ impl Directory {
         Ok((entry.manifest.clone(), keyed.into_iter().map(|(_, _, offer)| offer).collect()))
     }
 
+    /// Where `node` is now, as the ledger states it.
+    pub fn endpoint(&self, node: Address) -> Option<String> {
+        let state = self.state.lock();
+        let mut offers = state.models.iter().flat_map(|m| &m.offers);
+        offers.find(|o| o.node == node).map(|o| o.endpoint.clone())
+    }
+
     /// Avoids a node for a while, longer each time.
     pub fn failed(&self, node: Address) {
         let mut state = self.state.lock();

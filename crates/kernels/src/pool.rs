@@ -208,7 +208,11 @@ mod tests {
         let pool = Pool::new(3);
         for n in [0, 1, 2, 7, 64, 100] {
             let seen: Vec<_> = (0..n).map(|_| AtomicUsize::new(0)).collect();
-            pool.run_ranges(n, 2, &|r| r.for_each(|i| drop(seen[i].fetch_add(1, Ordering::Relaxed))));
+            pool.run_ranges(n, 2, &|r| {
+                for i in r {
+                    seen[i].fetch_add(1, Ordering::Relaxed);
+                }
+            });
             assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
         }
     }

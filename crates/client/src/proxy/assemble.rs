@@ -40,7 +40,10 @@ impl Proxy {
     }
 
     async fn assemble(&self, id: ReceiptId, answered: &Answered) -> Result<Vec<u8>, ClientError> {
-        let base = &answered.endpoint;
+        let receipt = Receipt::decode(&answered.receipt)?;
+        // A node may have moved since it answered.
+        self.directory.refresh().await?;
+        let base = &self.directory.endpoint(receipt.claim.node).unwrap_or_else(|| answered.endpoint.clone());
         let logged: LoggedReceipt = self.get(&format!("{base}/og/v1/receipts/{id}")).await?;
         if logged.receipt != answered.receipt {
             // Two receipts under one id: the node equivocated. The one we hold is signed and proves it.
@@ -54,7 +57,6 @@ impl Proxy {
         let size = checkpoint.posted_size;
         let url = format!("{base}/og/v1/log/inclusion?index={}&size={size}", logged.index);
         let log: LogProof = self.get(&url).await?;
-        let receipt = Receipt::decode(&answered.receipt)?;
         let ledger = self.rpc.receipt_log_proof(receipt.claim.node, size).await?;
         let bytes = ProofFile {
             format: PROOF_FORMAT.into(),
