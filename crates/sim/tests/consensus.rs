@@ -84,22 +84,24 @@ fn certificates_verify_with_an_independent_implementation() {
         let chain = cluster.chain(2);
         let genesis_header = alloy_rlp::encode(chain.genesis().header()).into();
         let genesis = chain.genesis().hash();
-        let (executed, certificate) = chain.certified().expect("a readable store").expect("a certified block");
+        let (executed, certificate) =
+            chain.certified().expect("a readable store").expect("a certified block");
         (chain.network().clone(), genesis_header, genesis, executed.hash(), certificate)
     });
     let (network, genesis_header, genesis, hash, certificate) = run.value;
     client::light::check_network(&network, &genesis_header, genesis).expect("the genesis names the network");
     assert_eq!(certificate.block_hash, hash);
-    let signers = client::light::check_certificate(&network, genesis, &certificate).expect("a valid certificate");
+    let signers =
+        client::light::check_certificate(&network, genesis, &certificate).expect("a valid certificate");
     assert!(signers >= 3);
 
     let check = |c| client::light::check_certificate(&network, genesis, &c);
     let mut other = certificate.clone();
     other.block_hash = genesis;
-    assert!(check(other).unwrap_err().contains("wrong"));
+    assert!(check(other).expect_err("another block").contains("wrong"));
     let mut fewer = certificate.clone();
     fewer.signers = vec![0b11].into();
-    assert!(check(fewer).unwrap_err().contains("needed"));
+    assert!(check(fewer).expect_err("two signers").contains("needed"));
     let mut more = certificate.clone();
     more.signers = vec![0b1_1111].into();
     assert!(check(more).is_err());
