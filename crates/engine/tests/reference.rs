@@ -134,7 +134,7 @@ fn one_answer_in_every_configuration() {
     assert_eq!(model.id().to_string(), GOLDEN_MODEL);
 }
 const GOLDEN_TRACES: &str = "0xb7e54ed8db850b1d9e218d76c09b08dd7ba37d038e482bde9eab8e3e96a0eec7";
-const GOLDEN_MODEL: &str = "";
+const GOLDEN_MODEL: &str = "0x97897686b846fb8d0bf0d8982c13a4426e24f7f9cc55288ba58cdd0adc915886";
 
 #[test]
 fn replay_confirms_honest_answers_and_finds_the_first_lie() {
