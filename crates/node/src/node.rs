@@ -102,7 +102,7 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
     };
     let service = InferenceService::new(engine, identity, log, anchor, operator.posted.clone());
     let router = api::openai::router(Arc::new(service));
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let listener = crate::proxy::prompt(listener)?;
     let address = operator.account.address();
     let operator = Arc::new(operator);
     let tasks = vec![
