@@ -1,0 +1,139 @@
+//! The mempool: order, bounds, replacement, pruning, and geth's words.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod wallet;
+
+use alloy_primitives::{Address, B256, Bytes, U256};
+use ledger::{BlockInput, Executed, Genesis, GenesisAccount, Ledger, LedgerError, Mempool, RecoveredTx};
+use std::{collections::BTreeMap, sync::Arc};
+use wallet::{CHAIN_ID, Kind, Wallet};
+
+const TO: Address = Address::repeat_byte(0xaa);
+
+fn start() -> (Ledger, Executed) {
+    let account = GenesisAccount { balance: U256::from(10).pow(U256::from(20)), ..Default::default() };
+    let alloc: BTreeMap<_, _> = (0..4).map(|i| (Wallet::new(i).address(), account.clone())).collect();
+    let genesis = Genesis {
+        chain_id: CHAIN_ID,
+        timestamp: 0,
+        gas_limit: 30_000_000,
+        base_fee: 1_000_000_000,
+        alloc,
+        deployments: vec![],
+    };
+    (Ledger::new(genesis.params()), genesis.execute(B256::ZERO).unwrap())
+}
+
+fn recovered(raw: &Bytes) -> Arc<RecoveredTx> {
+    Arc::new(RecoveredTx::decode(raw, CHAIN_ID).unwrap())
+}
+
+fn transfer(wallet: &mut Wallet) -> Arc<RecoveredTx> {
+    recovered(&wallet.transfer(Kind::Dynamic, TO, U256::from(1)))
+}
+
+#[test]
+fn the_best_tip_goes_first_and_nonces_stay_in_order() {
+    let (ledger, head) = start();
+    let mut pool = Mempool::default();
+    let mut wallets: Vec<_> = (0..3).map(Wallet::new).collect();
+    for (wallet, tip) in wallets.iter_mut().zip([5, 50, 20]) {
+        wallet.tip = tip;
+    }
+    let a: Vec<_> = (0..3).map(|_| transfer(&mut wallets[0])).collect();
+    let b = transfer(&mut wallets[1]);
+    let c = transfer(&mut wallets[2]);
+    // They come out of order; a gap waits.
+    for tx in [&a[2], &c, &a[0], &b] {
+        pool.insert(tx.clone(), &head).unwrap();
+    }
+    let order = |pool: &Mempool| pool.best(&head).iter().map(|t| t.hash()).collect::<Vec<_>>();
+    assert_eq!(order(&pool), [b.hash(), c.hash(), a[0].hash()]);
+    assert_eq!(pool.pending_nonce(wallets[0].address()), Some(1));
+    pool.insert(a[1].clone(), &head).unwrap();
+    assert_eq!(order(&pool), [b.hash(), c.hash(), a[0].hash(), a[1].hash(), a[2].hash()]);
+    assert_eq!(pool.pending_nonce(wallets[0].address()), Some(3));
+
+    let input = BlockInput { timestamp: 1, seal: B256::ZERO, beneficiary: Address::ZERO };
+    let next = ledger.build(&head, input, pool.best(&head)).unwrap();
+    assert_eq!(next.block().transactions.len(), 5);
+    pool.on_committed(&next);
+    assert!(pool.is_empty());
+    assert!(matches!(pool.insert(a[0].clone(), &next), Err(LedgerError::NonceTooLow { .. })));
+}
+
+#[test]
+fn a_replacement_must_pay_a_tenth_more() {
+    let (_, head) = start();
+    let mut pool = Mempool::default();
+    let wallet = Wallet { tip: 100, ..Wallet::new(0) };
+    let old = transfer(&mut wallet.clone());
+    pool.insert(old.clone(), &head).unwrap();
+    assert_eq!(pool.insert(old.clone(), &head), Err(LedgerError::AlreadyKnown));
+    let with = |fee_cap: u128, tip: u128| transfer(&mut Wallet { fee_cap, tip, ..wallet.clone() });
+    let cap = wallet.fee_cap;
+    for (fee_cap, tip) in [(cap, 101), (cap * 11 / 10, 109), (cap * 109 / 100, 200)] {
+        assert_eq!(pool.insert(with(fee_cap, tip), &head), Err(LedgerError::ReplacementUnderpriced));
+    }
+    let new = with(cap * 11 / 10, 110);
+    pool.insert(new.clone(), &head).unwrap();
+    assert_eq!((pool.len(), pool.get(&old.hash()).is_none()), (1, true));
+    assert_eq!(pool.best(&head)[0].hash(), new.hash());
+}
+
+#[test]
+fn what_cannot_be_executed_is_refused_in_geths_words() {
+    let (_, head) = start();
+    let mut pool = Mempool::default();
+    let wallet = Wallet::new(0);
+    let mut refuse = |wallet: Wallet, value: U256| {
+        let mut wallet = wallet;
+        pool.insert(recovered(&wallet.transfer(Kind::Dynamic, TO, value)), &head).unwrap_err().to_string()
+    };
+    let one = U256::from(1);
+    assert!(
+        refuse(wallet.clone().with_gas(20_999), one)
+            .starts_with("intrinsic gas too low: have 20999, want 21000")
+    );
+    assert_eq!(refuse(wallet.clone().with_gas(30_000_001), one), "exceeds block gas limit");
+    assert!(refuse(wallet.clone(), U256::MAX).starts_with("insufficient funds for gas * price + value"));
+    assert!(refuse(wallet.with_nonce(64), one).starts_with("nonce too high"));
+    assert!(
+        refuse(Wallet { tip: u128::MAX, ..wallet.clone() }, one).contains("max priority fee per gas higher")
+    );
+    assert!(
+        refuse(Wallet { fee_cap: 0, tip: 0, ..wallet.clone() }, one).starts_with("transaction underpriced")
+    );
+    assert!(refuse(Wallet::new(9), one).starts_with("insufficient funds"));
+
+    let decode = |wallet: Wallet, kind| {
+        let mut wallet = wallet;
+        RecoveredTx::decode(&wallet.transfer(kind, TO, one), CHAIN_ID).unwrap_err().to_string()
+    };
+    let elsewhere = Wallet { chain_id: Some(8), ..wallet.clone() };
+    assert_eq!(decode(elsewhere, Kind::Dynamic), "invalid chain id for signer: have Some(8) want 7");
+    // Legacy transactions without a chain id could be replayed from another chain.
+    let unprotected = Wallet { chain_id: None, ..wallet.clone() };
+    assert_eq!(decode(unprotected, Kind::Legacy), "invalid chain id for signer: have None want 7");
+    for raw in [vec![], vec![0x02], vec![0xc0], vec![0x7f; 100]] {
+        assert!(matches!(RecoveredTx::decode(&raw, CHAIN_ID), Err(LedgerError::Malformed(_))));
+    }
+    let mut longer = wallet.clone().transfer(Kind::Dynamic, TO, one).to_vec();
+    longer.push(0);
+    assert!(RecoveredTx::decode(&longer, CHAIN_ID).is_err());
+    let huge = vec![2; ledger::MAX_TX_BYTES + 1];
+    assert!(matches!(RecoveredTx::decode(&huge, CHAIN_ID), Err(LedgerError::Oversized { .. })));
+}
+
+#[test]
+fn one_sender_cannot_fill_the_pool() {
+    let (_, head) = start();
+    let mut pool = Mempool::default();
+    let mut wallet = Wallet::new(0).with_gas(21_000);
+    for _ in 0..64 {
+        pool.insert(transfer(&mut wallet), &head).unwrap();
+    }
+    assert!(matches!(pool.insert(transfer(&mut wallet), &head), Err(LedgerError::NonceTooHigh { .. })));
+    pool.insert(transfer(&mut Wallet::new(1)), &head).unwrap();
+    assert_eq!(pool.len(), 65);
+}
