@@ -51,6 +51,9 @@ pub enum ClientError {
         /// What there is.
         available: String,
     },
+    /// Every node that was asked has a full queue.
+    #[error("all nodes are busy; try again in a second")]
+    Busy,
     /// A check of an answer failed.
     #[error("the answer of node {node} was refused: {check}")]
     Verification {

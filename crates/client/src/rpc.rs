@@ -40,6 +40,14 @@ pub struct Finalized {
     pub header: Bytes,
 }
 
+/// An HTTP client that follows no redirect: a server must not be able to send us to an address of its choice.
+pub(crate) fn http_client(
+    configure: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> reqwest::Client {
+    let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    configure(builder).build().unwrap_or_default()
+}
+
 /// Reads a body, at most `max` bytes of it.
 pub(crate) async fn read_bounded(
     url: &str,
@@ -74,8 +82,7 @@ pub(crate) fn unreachable_at(url: &str, e: &reqwest::Error) -> ClientError {
 impl RpcClient {
     /// A client for the server at `url`.
     pub fn new(url: impl Into<String>) -> Self {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build().unwrap_or_default();
-        Self { url: url.into(), http }
+        Self { url: url.into(), http: http_client(|b| b.timeout(TIMEOUT)) }
     }
 
     /// Where the server is.

@@ -113,6 +113,27 @@ async fn an_older_receipt_does_not_cover_a_new_answer() {
 }
 
 #[tokio::test]
+async fn a_node_cannot_send_the_proxy_elsewhere() {
+    let network = Network::start().await;
+    network.attack(Attack::Redirect);
+    let seen = ask(&network, false).await;
+    // Following it would have failed with a connection error; the redirect itself is the node's answer, and no good one.
+    assert_eq!(seen.status, 502, "{}", seen.body);
+    assert!(seen.body.contains("upstream_error") && seen.body.contains("307"), "{}", seen.body);
+}
+
+#[tokio::test]
+async fn busy_nodes_are_no_failure() {
+    let network = Network::start().await;
+    network.attack(Attack::Busy);
+    let seen = ask(&network, false).await;
+    assert_eq!((seen.status, seen.header("retry-after")), (429, "1"), "{}", seen.body);
+    assert!(seen.body.contains("queue_full") && seen.body.contains("rate_limit_error"));
+    network.attack(Attack::None);
+    assert_eq!(ask(&network, false).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_dead_node_is_passed_over() {
     let network = Network::start_with_dead_node().await;
     for _ in 0..6 {

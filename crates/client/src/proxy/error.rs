@@ -1,7 +1,7 @@
 use crate::ClientError;
 use axum::{
     Json,
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
@@ -31,7 +31,11 @@ impl Fault {
     }
 
     pub(super) fn body(&self) -> Value {
-        let kind = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        let kind = match self.status {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            s if s.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        };
         json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
     }
 }
@@ -40,6 +44,7 @@ impl From<ClientError> for Fault {
     fn from(e: ClientError) -> Self {
         let (status, code) = match &e {
             ClientError::NoNode { .. } => (StatusCode::NOT_FOUND, "model_not_found"),
+            ClientError::Busy => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             ClientError::UnknownReceipt(_) => (StatusCode::NOT_FOUND, "not_found"),
             ClientError::NotFinalised => (StatusCode::TOO_EARLY, "not_finalised_yet"),
             ClientError::Verification { .. } => (StatusCode::BAD_GATEWAY, "verification_failed"),
@@ -52,6 +57,10 @@ impl From<ClientError> for Fault {
 
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body())).into_response()
+        let mut response = (self.status, Json(self.body())).into_response();
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }

@@ -126,7 +126,14 @@ async fn connect(
             .send()
             .await;
         let failure = match sent {
-            Ok(r) if r.status().is_server_error() || r.status() == StatusCode::TOO_MANY_REQUESTS => {
+            // A full queue is no failure of the node.
+            Ok(r) if r.status() == StatusCode::TOO_MANY_REQUESTS => {
+                proxy.metrics.retried.inc();
+                last.get_or_insert(ClientError::Busy);
+                continue;
+            }
+            // A client's own mistake is passed on; everything else that is no answer is the node's failure.
+            Ok(r) if !r.status().is_success() && !r.status().is_client_error() => {
                 let reason = format!("it answered with status {}", r.status());
                 ClientError::Unreachable { url, reason }
             }

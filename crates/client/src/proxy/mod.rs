@@ -7,7 +7,7 @@ mod metrics;
 mod sse;
 mod store;
 
-use crate::{ClientError, Directory, NetworkInfo, RpcClient, light};
+use crate::{ClientError, Directory, NetworkInfo, RpcClient, light, rpc::http_client};
 use alloy_primitives::{B256, keccak256};
 use axum::{
     Json, Router,
@@ -30,6 +30,9 @@ use store::Store;
 
 /// Longest time that a client may wait for a proof.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Longest time to connect to a node.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
 
 /// How a proxy is run.
 #[derive(Clone, Debug)]
@@ -75,11 +78,8 @@ impl Proxy {
             return Err(malformed(format!("it serves network {genesis}, but you named {pin}")));
         }
         let directory = Directory::new(rpc.clone(), network.network.clone());
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(3))
-            .read_timeout(config.idle_max)
-            .build()
-            .map_err(|e| malformed(e.to_string()))?;
+        let idle_max = config.idle_max;
+        let http = http_client(|b| b.connect_timeout(CONNECT_MAX).read_timeout(idle_max));
         let store = Store::open(&config.data_dir)?;
         let metrics = Metrics::new();
         let registry = crate::registry();

@@ -57,6 +57,8 @@ pub(crate) enum Attack {
     BytesAfterSeal,
     StrangeEvent,
     Replay,
+    Redirect,
+    Busy,
 }
 
 struct Shared {
@@ -256,6 +258,12 @@ fn view(s: &Shared, input: &[u8]) -> Vec<u8> {
 /// The node.
 async fn answer(State(s): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
     let attack = *s.attack.lock();
+    if attack == Attack::Redirect {
+        return axum::response::Redirect::temporary("http://127.0.0.1:1/secret").into_response();
+    }
+    if attack == Attack::Busy {
+        return axum::http::StatusCode::TOO_MANY_REQUESTS.into_response();
+    }
     let nonce: B256 = headers["og-nonce"].to_str().unwrap().parse().unwrap();
     let request: Value = serde_json::from_slice(&body).unwrap();
     let completion = if attack == Attack::WrongUsage { 4 } else { 3 };
