@@ -74,6 +74,8 @@ def test_an_independent_checker_accepts(ai, model, http, devnet, verify, stream)
         assert opened["response"] == received
         assert json.loads(received)["usage"]["completion_tokens"] == claim["completion_tokens"]
     assert verify(data).returncode == 0
+    again = verify(data, "--replay")
+    assert again.returncode == 0 and "replay" in again.stdout, again.stdout
 
 
 def test_verify_prints_every_check(proof, verify, w3):

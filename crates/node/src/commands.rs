@@ -16,7 +16,7 @@ use std::{
     path::Path,
     time::Duration,
 };
-use types::{ProofFile, U256, limits::PROOF_BYTES_MAX};
+use types::{U256, limits::PROOF_BYTES_MAX};
 
 /// Runs a command; `false` means that something was checked and refused.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<bool> {
@@ -271,7 +271,7 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<bool> {
     let bytes = read_proof(&args.file)?;
     let mut report = client::proof::check_proof(&bytes, args.network, &client::registry());
     if args.replay {
-        report.checks.record("replay", replay(&bytes, args));
+        report.checks.record("replay", crate::replay::replay(&bytes, args.model.as_deref()));
         report.ok = report.checks.ok();
     }
     if args.json {
@@ -293,36 +293,4 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<bool> {
     let verdict = if report.ok { "The proof holds." } else { "The proof does NOT hold." };
     println!("\n{verdict}");
     Ok(report.ok)
-}
-
-/// Runs the model over prompt and answer and compares tokens and trace, bit for bit.
-fn replay(bytes: &[u8], args: &VerifyArgs) -> Result<String, String> {
-    let file = ProofFile::decode(bytes).map_err(|e| e.to_string())?;
-    let claim = &file.receipt.claim;
-    let model = match &args.model {
-        Some(path) => Model::open(path),
-        None => Model::embedded(),
-    };
-    let model = model.map_err(|e| e.to_string())?;
-    if model.id().0 != claim.model {
-        return Err(format!(
-            "this is model {}, but {} answered; name its file with --model",
-            model.id(),
-            claim.model
-        ));
-    }
-    let d = &file.disclosure;
-    let found = engine::replay(&model, &d.prompt_tokens, &d.output_tokens, claim.sampling)
-        .map_err(|e| e.to_string())?;
-    match found.first_difference {
-        Some(i) => {
-            Err(format!("this machine would have chosen another token at place {i}: the answer is false"))
-        }
-        None if found.trace_root != claim.trace_root => {
-            Err("the trace differs: another computation was done".into())
-        }
-        None => {
-            Ok(format!("this machine computed the same {} tokens and the same trace", d.output_tokens.len()))
-        }
-    }
 }

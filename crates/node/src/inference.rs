@@ -62,6 +62,16 @@ fn internal(e: impl std::fmt::Display) -> InferenceFault {
     InferenceFault::Internal(e.to_string())
 }
 
+/// The server's messages as the engine's.
+pub(crate) fn chat_messages(messages: &[(ChatRole, String)]) -> Vec<ChatMessage> {
+    let role = |role: &ChatRole| match role {
+        ChatRole::System => Role::System,
+        ChatRole::User => Role::User,
+        ChatRole::Assistant => Role::Assistant,
+    };
+    messages.iter().map(|(r, content)| ChatMessage { role: role(r), content: content.clone() }).collect()
+}
+
 impl InferenceService {
     pub(crate) fn new(
         engine: Engine,
@@ -94,18 +104,7 @@ impl InferenceService {
             let available = manifest.name.clone();
             return Err(InferenceFault::ModelNotFound { model: job.model.clone(), available });
         }
-        let messages: Vec<_> = job
-            .messages
-            .iter()
-            .map(|(role, content)| ChatMessage {
-                role: match role {
-                    ChatRole::System => Role::System,
-                    ChatRole::User => Role::User,
-                    ChatRole::Assistant => Role::Assistant,
-                },
-                content: content.clone(),
-            })
-            .collect();
+        let messages = chat_messages(&job.messages);
         model.chat_prompt(&messages, time_ms / 1000).map_err(fault)
     }
 }

@@ -13,6 +13,7 @@ mod inference;
 mod node;
 mod proxy;
 mod receipt_log;
+mod replay;
 
 use clap::Parser as _;
 use std::{io::IsTerminal as _, process::ExitCode};

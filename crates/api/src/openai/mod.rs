@@ -16,6 +16,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+pub use request::ChatRequest;
+
 use error::Fault;
 use metrics::Metrics;
 use serde::Deserialize;

@@ -12,15 +12,23 @@ const STOP_MAX: usize = 4;
 
 /// A parsed chat request.
 #[derive(Clone, Debug)]
-pub(crate) struct ChatRequest {
-    pub(crate) model: String,
-    pub(crate) messages: Vec<(ChatRole, String)>,
-    pub(crate) sampling: Sampling,
-    pub(crate) seed_given: bool,
-    pub(crate) max_tokens: Option<u32>,
-    pub(crate) stop: Vec<String>,
-    pub(crate) stream: bool,
-    pub(crate) include_usage: bool,
+pub struct ChatRequest {
+    /// Model name or id.
+    pub model: String,
+    /// The conversation.
+    pub messages: Vec<(ChatRole, String)>,
+    /// Sampling parameters; the seed is 0 when none was given.
+    pub sampling: Sampling,
+    /// Whether the client chose the seed.
+    pub seed_given: bool,
+    /// Bound on generated tokens.
+    pub max_tokens: Option<u32>,
+    /// Stop strings.
+    pub stop: Vec<String>,
+    /// Whether the answer is streamed.
+    pub stream: bool,
+    /// Whether the stream ends with a usage chunk.
+    pub include_usage: bool,
 }
 
 /// Fields that would change the answer, with the values that mean "not used".
@@ -37,6 +45,14 @@ const UNSUPPORTED: [(&str, &[&str]); 9] = [
 ];
 
 impl ChatRequest {
+    /// Reads a request body as the server does, for whoever checks an answer later.
+    ///
+    /// # Errors
+    /// The server's words for what is wrong.
+    pub fn read(body: &[u8]) -> Result<Self, String> {
+        Self::parse(body).map_err(|fault| fault.message)
+    }
+
     pub(crate) fn parse(body: &[u8]) -> Result<Self, Fault> {
         let value: Value = serde_json::from_slice(body).map_err(|e| {
             Fault::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not JSON: {e}"))
