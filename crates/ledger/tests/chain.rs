@@ -121,7 +121,8 @@ fn a_header_that_differs_in_any_field_is_refused() {
         .map(|_| recovered(&wallet.transfer(Kind::Dynamic, Address::repeat_byte(9), U256::from(5))))
         .collect();
     let good = ledger.build(&parent, input(&parent), txs).unwrap();
-    let wrong: [(&str, fn(&mut Header)); 21] = [
+    type Change = (&'static str, fn(&mut Header));
+    let wrong: [Change; 21] = [
         ("parent", |h| h.parent_hash = B256::ZERO),
         ("ommers", |h| h.ommers_hash = B256::ZERO),
         ("state", |h| h.state_root = B256::ZERO),
