@@ -5,6 +5,7 @@ use crate::{
     devnet,
     genesis::COIN,
     node::{self, NodeConfig},
+    output::{out, outln},
     proxy,
 };
 use anyhow::Context as _;
@@ -49,11 +50,10 @@ async fn run_devnet(args: &DevnetArgs) -> anyhow::Result<()> {
         stopped = &mut stop => return stopped,
     };
     if args.json {
-        println!("{:#}", devnet.about);
+        outln!("{:#}", devnet.about);
     } else {
-        print!("{}", banner(&devnet.about, args));
+        out!("{}", banner(&devnet.about, args));
     }
-    std::io::stdout().flush()?;
     let mut watch = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
@@ -65,7 +65,7 @@ async fn run_devnet(args: &DevnetArgs) -> anyhow::Result<()> {
         }
     }
     if !args.json {
-        println!("\nStopping.");
+        outln!("\nStopping.");
     }
     tokio::task::spawn_blocking(move || devnet.stop()).await?
 }
@@ -140,7 +140,7 @@ async fn run_node(args: NodeArgs) -> anyhow::Result<()> {
         started = node::start(config, engine, listener) => started?,
         stopped = &mut stop => return stopped,
     };
-    println!("Node {} serves {} ({}) on {endpoint}", node.address, model.manifest().name, model.id());
+    outln!("Node {} serves {} ({}) on {endpoint}", node.address, model.manifest().name, model.id());
     stop.await
 }
 
@@ -154,7 +154,7 @@ async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
         idle_max: Duration::from_secs(120),
     };
     let running = proxy::start(config, listener).await?;
-    println!("OpenAI API on http://{}/v1, network {}", args.listen, running.proxy.genesis());
+    outln!("OpenAI API on http://{}/v1, network {}", args.listen, running.proxy.genesis());
     stop_signal().await
 }
 
@@ -192,20 +192,19 @@ async fn chat(args: ChatArgs) -> anyhow::Result<()> {
     let asked = client::chat::ask(proxy, &request, |text| {
         answer.push_str(text);
         if !args.json {
-            print!("{text}");
-            let _ = std::io::stdout().flush();
+            out!("{text}");
         }
     })
     .await;
     if !args.json {
-        println!();
+        outln!();
     }
     let verified = asked?;
     let s = &verified.summary;
     if args.json {
         let mut out = s.clone();
         out["answer"] = json!(answer);
-        println!("{out:#}");
+        outln!("{out:#}");
         return Ok(());
     }
     let line = format!(
@@ -219,7 +218,7 @@ async fn chat(args: ChatArgs) -> anyhow::Result<()> {
         s["checks"].as_array().map_or(0, Vec::len),
         text(s, "receipt_id"),
     );
-    println!("{}", colour(&line, "2"));
+    outln!("{}", colour(&line, "2"));
     Ok(())
 }
 
@@ -243,10 +242,10 @@ async fn receipt(command: ReceiptCommand) -> anyhow::Result<()> {
             let url = format!("{}/og/v1/receipts", proxy.trim_end_matches('/'));
             let list = client::chat::get(&url).await?;
             if json {
-                println!("{list:#}");
+                outln!("{list:#}");
             } else {
                 for id in list["receipts"].as_array().into_iter().flatten() {
-                    println!("{}", id.as_str().unwrap_or_default());
+                    outln!("{}", id.as_str().unwrap_or_default());
                 }
             }
         }
@@ -275,12 +274,12 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<bool> {
         report.ok = report.checks.ok();
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        outln!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(report.ok);
     }
     if let Some(s) = &report.summary {
-        println!("receipt {}", s.receipt_id);
-        println!("  {} answered by node {}, assurance `{}`\n", s.model, s.node, s.assurance);
+        outln!("receipt {}", s.receipt_id);
+        outln!("  {} answered by node {}, assurance `{}`\n", s.model, s.node, s.assurance);
     }
     for check in &report.checks.0 {
         let (word, code) = match check.outcome {
@@ -288,9 +287,9 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<bool> {
             Outcome::Fail => ("FAIL", "31"),
             Outcome::Note => ("note", "33"),
         };
-        println!("  {}  {:<10} {}", colour(word, code), check.name, check.detail);
+        outln!("  {}  {:<10} {}", colour(word, code), check.name, check.detail);
     }
     let verdict = if report.ok { "The proof holds." } else { "The proof does NOT hold." };
-    println!("\n{verdict}");
+    outln!("\n{verdict}");
     Ok(report.ok)
 }

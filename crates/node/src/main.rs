@@ -11,6 +11,7 @@ mod files;
 mod genesis;
 mod inference;
 mod node;
+mod output;
 mod proxy;
 mod receipt_log;
 mod replay;

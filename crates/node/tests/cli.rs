@@ -96,3 +96,16 @@ fn settings_come_from_flags_then_the_file() {
     assert!(text(&og(&["--config", config, "chat", "Hi"]).stderr).contains("unknown field"));
     std::fs::remove_file(&path).unwrap();
 }
+
+#[test]
+fn a_closed_pipe_ends_the_program_quietly() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_og"))
+        .args(["verify", "--json", "/dev/null"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
+}
