@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import shlex
 import signal
 import socket
@@ -44,10 +45,14 @@ def og_verify(path, *more):
     return og("verify", *more, path)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def free_port(run=1):
+    """The first of `run` neighbouring free ports, below the range from which the system gives ports to clients."""
+    while True:
+        first = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + run):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
 
 
 class Devnet:
@@ -58,7 +63,8 @@ class Devnet:
         self.data = self.folder / "data"
         self.ready_file = self.folder / "ready.json"
         self.log = self.folder / "devnet.log"
-        self.rpc_port, self.proxy_port = free_port(), free_port()
+        # One JSON-RPC port a validator, from the first on.
+        self.rpc_port, self.proxy_port = free_port(run=8), free_port()
         self.process = None
         self.ready = None
 
