@@ -48,6 +48,12 @@ pub enum EngineError {
     /// Too many stop strings, or an empty or overlong one.
     #[error("stop must be at most 4 strings of 1 to 256 bytes")]
     Stop,
+    /// A bias that is NaN or beyond the bounds.
+    #[error("every logit bias must be a number from -100 to 100")]
+    LogitBias,
+    /// The grammar is unsound or cannot be followed.
+    #[error("the response format cannot be followed: {0}")]
+    Grammar(String),
     /// Too many jobs wait.
     #[error("the engine's queue is full ({max} jobs); try again later")]
     QueueFull {

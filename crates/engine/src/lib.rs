@@ -13,6 +13,7 @@
 //! **What you may not do here.** HTTP, chains, async, clocks, or randomness that is not in the job.
 
 mod arch;
+mod constraint;
 mod error;
 pub mod formats;
 mod model;
@@ -23,9 +24,10 @@ mod template;
 mod tokenizer;
 mod trace;
 
+pub use constraint::Constraint;
 pub use error::EngineError;
 pub use model::{ChatMessage, Model, Role};
 pub use replay::{Replay, replay};
-pub use sampler::philox4x32;
+pub use sampler::{Choosing, TokenLogprobs, philox4x32};
 pub use scheduler::{Completion, Engine, EngineConfig, Event, FinishReason, Job, OnEvent};
 pub use tokenizer::{TextDecoder, Tokenizer};

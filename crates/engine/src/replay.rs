@@ -1,12 +1,12 @@
 use crate::{
     EngineConfig, EngineError, Model,
     arch::{Backend, Row},
-    sampler::Sampler,
+    sampler::{Choosing, Sampler},
     scheduler::check,
     trace,
 };
 use kernels::{Isa, Pool};
-use types::{B256, Sampling, merkle};
+use types::{B256, merkle};
 
 /// Rows of one forward pass of a replay.
 const CHUNK: usize = 128;
@@ -25,13 +25,8 @@ pub struct Replay {
 ///
 /// # Errors
 /// [`EngineError`] when prompt or tokens do not fit the model.
-pub fn replay(
-    model: &Model,
-    prompt: &[u32],
-    tokens: &[u32],
-    sampling: Sampling,
-) -> Result<Replay, EngineError> {
-    check(model, prompt, &sampling)?;
+pub fn replay(model: &Model, prompt: &[u32], tokens: &[u32], by: Choosing) -> Result<Replay, EngineError> {
+    check(model, prompt, &by.sampling)?;
     let vocabulary = model.tokenizer().vocabulary();
     if let Some(token) = tokens.iter().find(|t| **t as usize >= vocabulary) {
         return Err(EngineError::UnknownToken { token: *token, vocabulary });
@@ -53,7 +48,7 @@ pub fn replay(
         })
         .collect();
     let mut cache = model.weights.cache();
-    let mut sampler = Sampler::new(sampling);
+    let mut sampler = Sampler::new(by);
     let mut first_difference = None;
     let mut leaves = Vec::with_capacity(tokens.len());
     for chunk in rows.chunks(CHUNK) {
@@ -61,7 +56,7 @@ pub fn replay(
         let wanted = chunk.iter().filter(|r| r.wants_logits);
         for (i, (row, mut logits)) in wanted.zip(heads.logits).enumerate() {
             let index = leaves.len();
-            if sampler.next(&mut logits) != tokens[index] {
+            if sampler.next(&mut logits)? != tokens[index] {
                 first_difference.get_or_insert(index);
             }
             let (input, scales) = heads.inputs.row(i);

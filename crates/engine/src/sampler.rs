@@ -1,94 +1,180 @@
+use crate::{EngineError, constraint::Constraint};
 use kernels::{argmax, exp};
 use std::collections::BTreeMap;
 use types::Sampling;
 
+/// First candidates that top-p sorts; it sorts four times as many whenever they are not enough.
+const TOP_P_FIRST: usize = 64;
+
+/// Log-probabilities at one place of an answer, of the model itself: before bias, penalties, grammar and temperature.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprobs {
+    /// Natural logarithm of the chosen token's probability.
+    pub logprob: f64,
+    /// The likeliest tokens, best first, with theirs.
+    pub top: Vec<(u32, f64)>,
+}
+
+/// What decides the tokens of one answer, besides the model and the prompt.
+#[derive(Clone, Debug)]
+pub struct Choosing {
+    /// Sampling parameters and seed.
+    pub sampling: Sampling,
+    /// Which of several answers to one prompt this is.
+    pub choice: u32,
+    /// Added to the logits of single tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Grammar that the answer must follow.
+    pub constraint: Option<Constraint>,
+}
+
+impl Choosing {
+    /// Plain sampling of the first answer.
+    pub fn new(sampling: Sampling) -> Self {
+        Self { sampling, choice: 0, logit_bias: Vec::new(), constraint: None }
+    }
+}
+
 /// Chooses tokens for one sequence (`SPEC.md` of the kernels, section 6).
 #[derive(Clone, Debug)]
 pub(crate) struct Sampler {
-    params: Sampling,
+    by: Choosing,
     counts: BTreeMap<u32, u32>,
     drawn: u64,
 }
 
 impl Sampler {
-    pub(crate) fn new(params: Sampling) -> Self {
-        Self { params, counts: BTreeMap::new(), drawn: 0 }
+    pub(crate) fn new(by: Choosing) -> Self {
+        Self { by, counts: BTreeMap::new(), drawn: 0 }
     }
 
     /// The next token. `logits` is used as scratch.
-    pub(crate) fn next(&mut self, logits: &mut [f32]) -> u32 {
-        let token = self.choose(logits);
-        *self.counts.entry(token).or_default() += 1;
-        self.drawn += 1;
-        token
-    }
-
-    fn choose(&self, logits: &mut [f32]) -> u32 {
-        let p = &self.params;
+    ///
+    /// # Errors
+    /// [`EngineError::Grammar`] when the grammar allows no token.
+    pub(crate) fn next(&mut self, logits: &mut [f32]) -> Result<u32, EngineError> {
+        for (token, bias) in &self.by.logit_bias {
+            if let Some(logit) = logits.get_mut(*token as usize) {
+                *logit += bias;
+            }
+        }
+        let p = self.by.sampling;
         if p.presence_penalty != 0.0 || p.frequency_penalty != 0.0 {
             for (token, count) in &self.counts {
                 let penalty = p.presence_penalty + p.frequency_penalty * (*count as f32);
                 logits[*token as usize] -= penalty;
             }
         }
+        if let Some(constraint) = &mut self.by.constraint {
+            let mask = constraint.mask()?;
+            let allowed = |t: usize| mask.get(t / 32).is_some_and(|word| word >> (t % 32) & 1 == 1);
+            if !(0..logits.len()).any(allowed) {
+                return Err(EngineError::Grammar("it allows no further token".into()));
+            }
+            for (t, logit) in logits.iter_mut().enumerate() {
+                if !allowed(t) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+        let token = self.choose(logits);
+        if let Some(constraint) = &mut self.by.constraint {
+            constraint.accept(token)?;
+        }
+        *self.counts.entry(token).or_default() += 1;
+        self.drawn += 1;
+        Ok(token)
+    }
+
+    fn choose(&self, logits: &[f32]) -> u32 {
+        let p = &self.by.sampling;
+        let best = argmax(logits);
         if p.temperature == 0.0 {
-            return argmax(logits) as u32;
+            return best as u32;
         }
-        // Likeliest first; equal logits in order of id.
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        if p.top_k > 0 && (p.top_k as usize) < order.len() {
+        let largest = logits[best];
+        // Excluded tokens have the logit minus infinity and no weight at all.
+        let mut kept: Vec<(u32, f32)> = logits
+            .iter()
+            .enumerate()
+            .filter(|(_, l)| **l > f32::NEG_INFINITY)
+            .map(|(t, l)| (t as u32, exp((l - largest) / p.temperature)))
+            .collect();
+        let by_logit = |a: &(u32, f32), b: &(u32, f32)| {
+            logits[b.0 as usize].total_cmp(&logits[a.0 as usize]).then(a.0.cmp(&b.0))
+        };
+        if p.top_k > 0 && (p.top_k as usize) < kept.len() {
             let k = p.top_k as usize;
-            order.select_nth_unstable_by(k - 1, by_logit);
-            order.truncate(k);
+            kept.select_nth_unstable_by(k - 1, by_logit);
+            kept.truncate(k);
+            kept.sort_unstable_by_key(|(t, _)| *t);
         }
-        order.sort_unstable_by(by_logit);
-        let largest = logits[order[0] as usize];
-        let weights: Vec<f32> =
-            order.iter().map(|t| exp((logits[*t as usize] - largest) / p.temperature)).collect();
-        let kept = kept(&weights, p.top_p, p.min_p);
-        let total = sum(&weights[..kept]);
-        let target = uniform(p.seed, self.drawn) * total;
+        if p.min_p > 0.0 {
+            // The largest weight is exp(0) = 1, so one token always stays.
+            kept.retain(|(_, w)| *w >= p.min_p);
+        }
+        if p.top_p < 1.0 {
+            let goal = sum(&kept) * p.top_p;
+            let mut sorted = TOP_P_FIRST.min(kept.len());
+            let n = loop {
+                if sorted < kept.len() {
+                    kept.select_nth_unstable_by(sorted - 1, by_logit);
+                }
+                kept[..sorted].sort_unstable_by(by_logit);
+                let mut below = 0f32;
+                let reached = kept[..sorted].iter().position(|(_, w)| {
+                    below += *w;
+                    below >= goal
+                });
+                match reached {
+                    Some(i) => break i + 1,
+                    None if sorted == kept.len() => break sorted,
+                    None => sorted = (sorted * 4).min(kept.len()),
+                }
+            };
+            kept.truncate(n);
+            kept.sort_unstable_by_key(|(t, _)| *t);
+        }
+        let target = uniform(p.seed, self.drawn, self.by.choice) * sum(&kept);
         let mut below = 0f32;
-        for (token, weight) in order[..kept].iter().zip(&weights) {
+        for (token, weight) in &kept {
             below += *weight;
             if target < below {
                 return *token;
             }
         }
-        order[kept - 1]
+        kept.last().map_or(best as u32, |(t, _)| *t)
     }
 }
 
-/// How many of the sorted weights top-p and min-p keep; at least one.
-fn kept(weights: &[f32], top_p: f32, min_p: f32) -> usize {
-    let mut n = weights.len();
-    if top_p < 1.0 {
-        let goal = sum(weights) * top_p;
-        let mut below = 0f32;
-        n = weights
-            .iter()
-            .position(|w| {
-                below += *w;
-                below >= goal
-            })
-            .map_or(n, |i| i + 1);
+/// Log-probabilities of `token` and the `n` likeliest tokens. The sum runs over ascending ids in f64, the logarithm is `libm`'s,
+/// so they are the same on every machine.
+pub(crate) fn logprobs(logits: &[f32], token: u32, n: u8) -> TokenLogprobs {
+    let largest = logits[argmax(logits)];
+    let total: f64 = logits.iter().map(|l| f64::from(exp(l - largest))).sum();
+    let log_total = libm::log(total);
+    let of = |t: u32| f64::from(logits[t as usize] - largest) - log_total;
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    let n = usize::from(n).min(order.len());
+    if n > 0 {
+        order.select_nth_unstable_by(n - 1, by_logit);
     }
-    if min_p > 0.0 {
-        // The largest weight is exp(0) = 1.
-        n = weights[..n].iter().position(|w| *w < min_p).unwrap_or(n);
-    }
-    n.max(1)
+    order.truncate(n);
+    order.sort_unstable_by(by_logit);
+    TokenLogprobs { logprob: of(token), top: order.into_iter().map(|t| (t, of(t))).collect() }
 }
 
-/// Ascending sum, one addition after the other.
-fn sum(weights: &[f32]) -> f32 {
-    weights.iter().fold(0.0, |a, w| a + w)
+/// Sum in ascending order of id, one addition after the other.
+fn sum(kept: &[(u32, f32)]) -> f32 {
+    kept.iter().fold(0.0, |a, (_, w)| a + w)
 }
 
-/// A float in [0, 1) with 24 random bits, from the counter-based generator: key = seed, counter = index of the token.
-fn uniform(seed: u64, index: u64) -> f32 {
-    let words = philox4x32([index as u32, (index >> 32) as u32, 0, 0], [seed as u32, (seed >> 32) as u32]);
+/// A float in [0, 1) with 24 random bits, from the counter-based generator: key = seed, counter = index of the token and number
+/// of the answer.
+fn uniform(seed: u64, index: u64, choice: u32) -> f32 {
+    let key = [seed as u32, (seed >> 32) as u32];
+    let words = philox4x32([index as u32, (index >> 32) as u32, choice, 0], key);
     (words[0] >> 8) as f32 * (1.0 / 16_777_216.0)
 }
 
@@ -108,7 +194,9 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn philox_matches_the_published_vectors() {
@@ -125,8 +213,8 @@ mod tests {
     }
 
     fn draw(params: Sampling, logits: &[f32], n: usize) -> Vec<u32> {
-        let mut sampler = Sampler::new(params);
-        (0..n).map(|_| sampler.next(&mut logits.to_vec())).collect()
+        let mut sampler = Sampler::new(Choosing::new(params));
+        (0..n).map(|_| sampler.next(&mut logits.to_vec()).unwrap()).collect()
     }
 
     #[test]
@@ -161,5 +249,52 @@ mod tests {
         assert!((ones as f64 / 20_000.0 - 0.731).abs() < 0.016, "{ones}");
         assert_ne!(draw(params, &logits, 64), draw(Sampling { seed: 4, ..params }, &logits, 64));
         assert_eq!(draw(params, &logits, 64), draw(params, &logits, 64));
+    }
+
+    #[test]
+    fn a_bias_forbids_and_forces_and_choices_differ() {
+        let logits = [0.0, 1.0, 0.5];
+        let mut by = Choosing::new(Sampling { temperature: 1.0, seed: 3, ..Sampling::GREEDY });
+        let run = |by: &Choosing| {
+            let mut s = Sampler::new(by.clone());
+            (0..200).map(|_| s.next(&mut logits.to_vec()).unwrap()).collect::<Vec<_>>()
+        };
+        let first = run(&by);
+        by.choice = 1;
+        assert_ne!(run(&by), first);
+        by.logit_bias = vec![(1, -100.0)];
+        assert!(run(&by).iter().all(|t| *t != 1));
+        by.logit_bias = vec![(2, 100.0)];
+        assert!(run(&by).iter().all(|t| *t == 2));
+    }
+
+    #[test]
+    fn log_probabilities_are_those_of_the_softmax() {
+        let found = logprobs(&[0.0, 2.0, 1.0, 2.0], 2, 3);
+        let total = 1.0 + 2.0 * 2f64.exp() + 1f64.exp();
+        assert!((found.logprob - (1f64.exp() / total).ln()).abs() < 1e-6);
+        assert_eq!(found.top.iter().map(|(t, _)| *t).collect::<Vec<_>>(), [1, 3, 2]);
+    }
+
+    proptest! {
+        /// The fast selection gives the same set as sorting everything.
+        #[test]
+        fn top_p_equals_a_full_sort(logits in prop::collection::vec(-4f32..4.0, 1..400), top_p in 0.01f32..1.0, seed: u64) {
+            let params = Sampling { temperature: 1.3, top_p, seed, ..Sampling::GREEDY };
+            let token = draw(params, &logits, 1)[0];
+            let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+            let weight = |t: u32| exp((logits[t as usize] - largest) / 1.3);
+            let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+            let goal = order.iter().fold(0f32, |a, t| a + weight(*t)) * top_p;
+            order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+            let mut below = 0f32;
+            let n = order.iter().position(|t| { below += weight(*t); below >= goal }).map_or(order.len(), |i| i + 1);
+            order.truncate(n);
+            order.sort_unstable();
+            let target = uniform(seed, 0, 0) * order.iter().fold(0f32, |a, t| a + weight(*t));
+            let mut below = 0f32;
+            let expected = order.iter().copied().find(|t| { below += weight(*t); target < below });
+            prop_assert_eq!(token, expected.unwrap_or(order[n - 1]));
+        }
     }
 }

@@ -1,7 +1,8 @@
 use crate::{
     EngineError, Model,
     arch::{Backend, KvCache, Row},
-    sampler::Sampler,
+    constraint::Constraint,
+    sampler::{Choosing, Sampler, TokenLogprobs, logprobs},
     tokenizer::TextDecoder,
     trace,
 };
@@ -73,6 +74,8 @@ pub enum Event {
         id: u32,
         /// Text that is now certain.
         text: String,
+        /// Its log-probability, when the job asks for it.
+        logprobs: Option<TokenLogprobs>,
     },
     /// The answer is complete. `text` that was held back comes with it, in the completion only.
     Done(Completion),
@@ -93,8 +96,33 @@ pub struct Job {
     pub max_tokens: u32,
     /// Strings that end the answer; they are not part of it.
     pub stop: Vec<String>,
+    /// Which of several answers to one prompt this is; each draws other random numbers from the same seed.
+    pub choice: u32,
+    /// Added to the logits of single tokens before anything else looks at them.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Report each token's log-probability, and this many of the likeliest ones (0 to 20).
+    pub top_logprobs: Option<u8>,
+    /// Grammar that the answer must follow.
+    pub constraint: Option<Constraint>,
     /// Takes the events.
     pub on_event: OnEvent,
+}
+
+impl Job {
+    /// A job with no bias, grammar or log-probabilities.
+    pub fn new(prompt: Vec<u32>, sampling: Sampling, max_tokens: u32, on_event: OnEvent) -> Self {
+        Self {
+            prompt,
+            sampling,
+            max_tokens,
+            stop: Vec::new(),
+            choice: 0,
+            logit_bias: Vec::new(),
+            top_logprobs: None,
+            constraint: None,
+            on_event,
+        }
+    }
 }
 
 impl std::fmt::Debug for Job {
@@ -180,6 +208,13 @@ impl Engine {
         if job.stop.len() > STOP_COUNT_MAX || job.stop.iter().any(bad_stop) {
             return Err(EngineError::Stop);
         }
+        let vocabulary = self.0.model.tokenizer().vocabulary();
+        if let Some((token, _)) = job.logit_bias.iter().find(|(t, _)| *t as usize >= vocabulary) {
+            return Err(EngineError::UnknownToken { token: *token, vocabulary });
+        }
+        if job.logit_bias.iter().any(|(_, b)| !(-100.0..=100.0).contains(b)) {
+            return Err(EngineError::LogitBias);
+        }
         let mut queue = self.0.shared.lock();
         if queue.stopped {
             return Err(EngineError::Stopped);
@@ -230,6 +265,7 @@ struct Active<'m> {
     on_event: OnEvent,
     cache: KvCache,
     sampler: Sampler,
+    top_logprobs: Option<u8>,
     tokens: Vec<u32>,
     leaves: Vec<B256>,
     text: StoppableText<'m>,
@@ -273,7 +309,13 @@ impl Scheduler<'_> {
                 prompt: job.prompt,
                 on_event: job.on_event,
                 cache: self.model.weights.cache(),
-                sampler: Sampler::new(job.sampling),
+                sampler: Sampler::new(Choosing {
+                    sampling: job.sampling,
+                    choice: job.choice,
+                    logit_bias: job.logit_bias,
+                    constraint: job.constraint,
+                }),
+                top_logprobs: job.top_logprobs,
                 tokens: Vec::new(),
                 leaves: Vec::new(),
                 text: StoppableText::new(self.model.tokenizer().decoder(), job.stop),
@@ -310,29 +352,38 @@ impl Scheduler<'_> {
                 active.done = true;
                 continue;
             }
-            let token = active.sampler.next(&mut logits);
+            let plain = active.top_logprobs.map(|n| (n, logits.clone()));
+            let token = match active.sampler.next(&mut logits) {
+                Ok(token) => token,
+                Err(e) => {
+                    let _ = (active.on_event)(Event::Failed(e));
+                    active.done = true;
+                    continue;
+                }
+            };
+            let logprobs = plain.map(|(n, logits)| logprobs(&logits, token, n));
             let (input, scales) = heads.inputs.row(i);
             active.leaves.push(trace::leaf(row.position, token, input, scales));
-            active.take(token, self.model.tokenizer().end_of_turn());
+            active.take(token, self.model.tokenizer().end_of_turn(), logprobs);
         }
     }
 }
 
 impl Active<'_> {
     /// Takes a generated token: streams its text, and ends the answer when it is time.
-    fn take(&mut self, token: u32, end_of_turn: u32) {
+    fn take(&mut self, token: u32, end_of_turn: u32, logprobs: Option<TokenLogprobs>) {
         self.tokens.push(token);
         let (text, stopped) =
             if token == end_of_turn { (String::new(), false) } else { self.text.push(token) };
         let ended = stopped || token == end_of_turn;
         let full = self.tokens.len() >= self.max_tokens;
         if !ended && !full {
-            self.done = (self.on_event)(Event::Token { id: token, text }).is_break();
+            self.done = (self.on_event)(Event::Token { id: token, text, logprobs }).is_break();
             return;
         }
         let rest = if stopped { text } else { text + &self.text.finish() };
         self.done = true;
-        if (self.on_event)(Event::Token { id: token, text: rest }).is_break() {
+        if (self.on_event)(Event::Token { id: token, text: rest, logprobs }).is_break() {
             return;
         }
         let finish = if ended { FinishReason::Stop } else { FinishReason::Length };

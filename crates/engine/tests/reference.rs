@@ -38,7 +38,7 @@ fn submit(
             move |e| if sender.send(e).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) },
         );
     let stop = stop.iter().map(|s| (*s).to_owned()).collect();
-    engine.submit(Job { prompt, sampling, max_tokens, stop, on_event }).unwrap();
+    engine.submit(Job { stop, ..Job::new(prompt, sampling, max_tokens, on_event) }).unwrap();
     receiver
 }
 
@@ -99,7 +99,10 @@ fn all_64_tokens_agree_by_teacher_forcing_where_no_near_tie_is() {
         .iter()
         .filter(|case| {
             let (prompt, tokens) = (ids(&case["prompt_ids"]), ids(&case["greedy_ids"]));
-            replay(&model, &prompt, &tokens, Sampling::GREEDY).unwrap().first_difference.is_none()
+            replay(&model, &prompt, &tokens, Choosing::new(Sampling::GREEDY))
+                .unwrap()
+                .first_difference
+                .is_none()
         })
         .count();
     assert!(whole >= 6, "only {whole} of 8 agree over 64 tokens");
@@ -143,16 +146,18 @@ fn replay_confirms_honest_answers_and_finds_the_first_lie() {
     let prompt = model.chat_prompt(&user("Can I get a latte?"), 0).unwrap();
     let sampling = Sampling { temperature: 1.0, seed: 5, presence_penalty: 0.3, ..Sampling::GREEDY };
     let done = finish(submit(&engine, prompt.clone(), sampling, 40, &[]));
-    let honest = replay(&model, &prompt, &done.tokens, sampling).unwrap();
+    let honest = replay(&model, &prompt, &done.tokens, Choosing::new(sampling)).unwrap();
     assert_eq!(honest, Replay { first_difference: None, trace_root: done.trace_root });
     for i in 0..done.tokens.len() {
         let mut lie = done.tokens.clone();
         lie[i] = (lie[i] + 1) % 2048;
-        assert_eq!(replay(&model, &prompt, &lie, sampling).unwrap().first_difference, Some(i));
+        assert_eq!(replay(&model, &prompt, &lie, Choosing::new(sampling)).unwrap().first_difference, Some(i));
     }
     let other_seed = Sampling { seed: 6, ..sampling };
-    assert!(replay(&model, &prompt, &done.tokens, other_seed).unwrap().first_difference.is_some());
-    assert!(replay(&model, &prompt, &[5000], sampling).is_err());
+    assert!(
+        replay(&model, &prompt, &done.tokens, Choosing::new(other_seed)).unwrap().first_difference.is_some()
+    );
+    assert!(replay(&model, &prompt, &[5000], Choosing::new(sampling)).is_err());
 }
 
 #[test]
@@ -192,7 +197,7 @@ fn bad_jobs_are_refused_with_a_reason() {
     let engine = Engine::new(model.clone(), config(Isa::best(), 1, 16)).unwrap();
     let try_job = |prompt: Vec<u32>, sampling: Sampling, stop: Vec<String>| {
         let on_event = Box::new(|_| ControlFlow::Continue(()));
-        engine.submit(Job { prompt, sampling, max_tokens: 1, stop, on_event }).unwrap_err()
+        engine.submit(Job { stop, ..Job::new(prompt, sampling, 1, on_event) }).unwrap_err()
     };
     let greedy = Sampling::GREEDY;
     assert_eq!(try_job(vec![], greedy, vec![]), EngineError::EmptyPrompt);
@@ -215,36 +220,31 @@ fn the_queue_is_bounded_and_cancelled_jobs_make_room() {
     let prompt = model.chat_prompt(&user("Tell me about coffee"), 0).unwrap();
     let sampling = Sampling { temperature: 2.0, seed: 1, ..Sampling::GREEDY };
     let mut running = Vec::new();
-    let full = loop {
-        let (sender, receiver) = mpsc::channel();
-        let on_event =
-            Box::new(
-                move |e| {
-                    if sender.send(e).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-                },
-            );
-        match engine.submit(Job { prompt: prompt.clone(), sampling, max_tokens: 400, stop: vec![], on_event })
-        {
-            Ok(()) => running.push(receiver),
-            Err(e) => break e,
-        }
-    };
+    let full =
+        loop {
+            let (sender, receiver) = mpsc::channel();
+            let on_event = Box::new(move |e| {
+                if sender.send(e).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            match engine.submit(Job::new(prompt.clone(), sampling, 400, on_event)) {
+                Ok(()) => running.push(receiver),
+                Err(e) => break e,
+            }
+        };
     assert_eq!(full, EngineError::QueueFull { max: 2 });
     // Dropping the receivers breaks the jobs at their next token; a new one then gets through.
     running.clear();
-    let done = loop {
-        let (sender, receiver) = mpsc::channel();
-        let on_event =
-            Box::new(
-                move |e| {
-                    if sender.send(e).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-                },
-            );
-        match engine.submit(Job { prompt: prompt.clone(), sampling, max_tokens: 2, stop: vec![], on_event }) {
-            Ok(()) => break finish(receiver),
-            Err(_) => std::thread::yield_now(),
-        }
-    };
+    let done =
+        loop {
+            let (sender, receiver) = mpsc::channel();
+            let on_event = Box::new(move |e| {
+                if sender.send(e).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            match engine.submit(Job::new(prompt.clone(), sampling, 2, on_event)) {
+                Ok(()) => break finish(receiver),
+                Err(_) => std::thread::yield_now(),
+            }
+        };
     assert_eq!(done.tokens.len(), 2);
 }
 

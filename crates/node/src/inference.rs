@@ -181,7 +181,7 @@ impl Inference for InferenceService {
         let (sender, events) = mpsc::channel(max_tokens as usize + 4);
         let on_event = forward(sender, completion_sender);
         let prompt_tokens = prompt.len() as u32;
-        let queued = Job { prompt: prompt.clone(), sampling, max_tokens, stop: job.stop, on_event };
+        let queued = Job { stop: job.stop, ..Job::new(prompt.clone(), sampling, max_tokens, on_event) };
         self.engine.submit(queued).map_err(fault)?;
         let manifest = self.engine.model().manifest();
         let model_id = self.engine.model().id();

@@ -2,7 +2,7 @@
 
 use crate::inference::chat_messages;
 use api::openai::ChatRequest;
-use engine::Model;
+use engine::{Choosing, Model};
 use serde_json::Value;
 use std::path::Path;
 use types::{Claim, ProofFile, Sampling};
@@ -30,7 +30,12 @@ pub(crate) fn replay(bytes: &[u8], model: Option<&Path>) -> Result<String, Strin
     if prompt.map_err(|e| e.to_string())? != disclosed.prompt_tokens {
         return Err("the node fed the model another prompt than the request gives".into());
     }
-    let found = engine::replay(&model, &disclosed.prompt_tokens, &disclosed.output_tokens, claim.sampling);
+    let found = engine::replay(
+        &model,
+        &disclosed.prompt_tokens,
+        &disclosed.output_tokens,
+        Choosing::new(claim.sampling),
+    );
     let found = found.map_err(|e| e.to_string())?;
     if let Some(i) = found.first_difference {
         return Err(format!(
@@ -113,7 +118,7 @@ mod tests {
             ControlFlow::Continue(())
         });
         let stop = vec!["right".to_owned()];
-        engine.submit(Job { prompt: prompt.clone(), sampling, max_tokens: 20, stop, on_event }).unwrap();
+        engine.submit(Job { stop, ..Job::new(prompt.clone(), sampling, 20, on_event) }).unwrap();
         let done = events.iter().find_map(|e| match e {
             Event::Done(done) => Some(done),
             _ => None,
