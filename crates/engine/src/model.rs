@@ -1,18 +1,16 @@
 use crate::{
     EngineError,
-    arch::llama::Llama,
+    arch::{self, decoder::Decoder, loader::Loader},
     formats::gguf::{Gguf, Value},
     template::ChatTemplate,
     tokenizer::Tokenizer,
 };
-use std::{path::Path, sync::Arc};
-use types::{ModelId, ModelManifest, merkle};
+use kernels::{FileMap, Pool};
+use std::{path::Path, sync::Arc, thread};
+use types::{ModelId, ModelManifest};
 
-/// Bytes of one leaf of a tensor's Merkle tree.
-const CHUNK_BYTES: usize = 64 << 10;
-
-/// Largest model file that is read into memory (64 GiB).
-const FILE_BYTES_MAX: u64 = 64 << 30;
+/// Told how many of how many bytes of weights are loaded.
+pub type Progress<'a> = dyn Fn(u64, u64) + 'a;
 
 static EMBEDDED: &[u8] = include_bytes!("../../../models/taskmaster-chat/taskmaster-chat-q8_0.gguf");
 
@@ -49,7 +47,7 @@ pub struct ChatMessage {
 
 /// A loaded model.
 pub struct Model {
-    pub(crate) weights: Llama,
+    pub(crate) weights: Decoder,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     bos: String,
@@ -69,12 +67,17 @@ impl Model {
     /// # Errors
     /// [`EngineError`] says what is wrong with the file.
     pub fn open(path: &Path) -> Result<Arc<Self>, EngineError> {
+        Self::open_with(path, &|_, _| ())
+    }
+
+    /// As [`open`](Self::open), with news of the progress.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(path: &Path, progress: &Progress<'_>) -> Result<Arc<Self>, EngineError> {
         let fault = |reason: String| EngineError::File { path: path.display().to_string(), reason };
-        let size = std::fs::metadata(path).map_err(|e| fault(e.to_string()))?.len();
-        if size > FILE_BYTES_MAX {
-            return Err(fault(format!("{size} bytes, more than the allowed {FILE_BYTES_MAX}")));
-        }
-        Self::parse(&std::fs::read(path).map_err(|e| fault(e.to_string()))?)
+        let map = FileMap::open(path).map_err(|e| fault(e.to_string()))?;
+        Self::build(&Gguf::parse(&map)?, progress)
     }
 
     /// The model that is built into the program: `taskmaster-chat`.
@@ -90,14 +93,15 @@ impl Model {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn parse(bytes: &[u8]) -> Result<Arc<Self>, EngineError> {
-        let gguf = Gguf::parse(bytes)?;
-        let architecture = gguf.string("general.architecture")?;
-        if architecture != "llama" {
-            return Err(EngineError::Unsupported(format!("architecture {architecture:?}; supported: llama")));
-        }
-        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        Self::build(&Gguf::parse(bytes)?, &|_, _| ())
+    }
+
+    fn build(gguf: &Gguf<'_>, progress: &Progress<'_>) -> Result<Arc<Self>, EngineError> {
+        let tokenizer = Tokenizer::from_gguf(gguf)?;
         let template = ChatTemplate::new(gguf.string("tokenizer.chat_template")?)?;
-        let weights = Llama::load(&gguf, tokenizer.vocabulary())?;
+        let pool = Pool::new(thread::available_parallelism().map_or(1, usize::from));
+        let loader = Loader::new(gguf, &pool, progress)?;
+        let weights = arch::decoder(&loader, tokenizer.vocabulary())?;
         let bos = gguf.integer("tokenizer.ggml.bos_token_id").ok();
         let bos = bos.and_then(|id| tokenizer.special_text(id)).unwrap_or_default().to_owned();
         let optional = |key: &str| match gguf.metadata.get(key) {
@@ -107,13 +111,13 @@ impl Model {
         let manifest = ModelManifest {
             version: 1,
             name: optional("general.name"),
-            architecture: architecture.into(),
+            architecture: loader.architecture().into(),
             arithmetic_version: kernels::ARITHMETIC_VERSION,
-            context_length: weights.config.context as u32,
+            context_length: weights.spec.context as u32,
             vocab_size: weights.vocabulary as u32,
             parameters: gguf.tensors.values().map(|t| t.elements()).sum(),
-            hyperparameters: weights.config.hyperparameters(),
-            weights_root: weights_root(&gguf),
+            hyperparameters: weights.spec.hyperparameters(),
+            weights_root: loader.weights_root()?,
             tokenizer_hash: tokenizer.hash(),
             template_hash: template.hash(),
             licence: optional("general.license"),
@@ -137,7 +141,17 @@ impl Model {
 
     /// Longest sequence in tokens.
     pub fn context_length(&self) -> usize {
-        self.weights.config.context
+        self.weights.spec.context
+    }
+
+    /// Bytes of the weights in memory.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
+    /// Whether `token` ends an answer.
+    pub(crate) fn ends_turn(&self, token: u32) -> bool {
+        token == self.tokenizer.end_of_turn()
     }
 
     /// The tokenizer.
@@ -163,27 +177,4 @@ impl Model {
         let text = self.template.render(&guarded, &self.bos, eos, now_unix)?;
         self.tokenizer.encode_with_specials(&text, guard)
     }
-}
-
-/// RFC 6962 Merkle root over the tensors in order of name. A leaf is `name length (u32 BE) ‖ name ‖ type (u32 BE) ‖ number of
-/// dimensions (u32 BE) ‖ dimensions (u64 BE) ‖ root over the tensor's bytes in chunks of 64 KiB`.
-fn weights_root(gguf: &Gguf<'_>) -> types::B256 {
-    let leaves: Vec<_> = gguf
-        .tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let chunks: Vec<_> = tensor.data.chunks(CHUNK_BYTES).map(merkle::leaf_hash).collect();
-            let mut leaf = Vec::new();
-            leaf.extend_from_slice(&(name.len() as u32).to_be_bytes());
-            leaf.extend_from_slice(name.as_bytes());
-            leaf.extend_from_slice(&tensor.kind.number().to_be_bytes());
-            leaf.extend_from_slice(&(tensor.dims.len() as u32).to_be_bytes());
-            for d in &tensor.dims {
-                leaf.extend_from_slice(&d.to_be_bytes());
-            }
-            leaf.extend_from_slice(merkle::root(&chunks).as_slice());
-            merkle::leaf_hash(&leaf)
-        })
-        .collect();
-    merkle::root(&leaves)
 }

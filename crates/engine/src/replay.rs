@@ -1,9 +1,9 @@
 use crate::{
     EngineConfig, EngineError, Model,
-    arch::{Backend, Row},
-    sampler::{Choosing, Sampler},
+    arch::{Backend, Row, decoder::Scratch},
+    kv::KvCache,
+    sampler::{Choosing, Sampler, TokenLogprobs, logprobs},
     scheduler::check,
-    trace,
 };
 use kernels::{Isa, Pool};
 use types::{B256, merkle};
@@ -12,20 +12,36 @@ use types::{B256, merkle};
 const CHUNK: usize = 128;
 
 /// What a replay found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Replay {
     /// Index of the first generated token that this machine would not have chosen.
     pub first_difference: Option<usize>,
     /// Trace root over the claimed tokens, as computed here.
     pub trace_root: B256,
+    /// Log-probabilities of the tokens, when asked for.
+    pub logprobs: Vec<TokenLogprobs>,
 }
 
 /// Checks a finished answer: feeds prompt and claimed tokens at once (teacher forcing) and chooses every token anew. Exact
 /// arithmetic makes this the same computation as the generation, only faster, since no token waits for the one before.
 ///
 /// # Errors
-/// [`EngineError`] when prompt or tokens do not fit the model.
+/// [`EngineError`] when prompt or tokens do not fit the model, or the model gives a logit that is not finite.
 pub fn replay(model: &Model, prompt: &[u32], tokens: &[u32], by: Choosing) -> Result<Replay, EngineError> {
+    replay_with_logprobs(model, prompt, tokens, by, None)
+}
+
+/// As [`replay`], also giving log-probabilities with the `top` likeliest tokens.
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_with_logprobs(
+    model: &Model,
+    prompt: &[u32],
+    tokens: &[u32],
+    by: Choosing,
+    top: Option<u8>,
+) -> Result<Replay, EngineError> {
     check(model, prompt, &by.sampling)?;
     let vocabulary = model.tokenizer().vocabulary();
     if let Some(token) = tokens.iter().find(|t| **t as usize >= vocabulary) {
@@ -47,24 +63,31 @@ pub fn replay(model: &Model, prompt: &[u32], tokens: &[u32], by: Choosing) -> Re
             wants_logits: position + 1 >= prompt.len() && !tokens.is_empty(),
         })
         .collect();
-    let mut cache = model.weights.cache();
+    let mut cache = KvCache::new(model.weights.spec.kv_shape());
     let mut sampler = Sampler::new(by);
-    let mut first_difference = None;
-    let mut leaves = Vec::with_capacity(tokens.len());
+    let mut scratch = Scratch::default();
+    let mut found = Replay { first_difference: None, trace_root: B256::ZERO, logprobs: Vec::new() };
+    let mut index = 0;
     for chunk in rows.chunks(CHUNK) {
-        let heads = model.weights.forward(&backend, chunk, &mut [&mut cache]);
-        let wanted = chunk.iter().filter(|r| r.wants_logits);
-        for (i, (row, mut logits)) in wanted.zip(heads.logits).enumerate() {
-            let index = leaves.len();
-            if sampler.next(&mut logits)? != tokens[index] {
-                first_difference.get_or_insert(index);
+        for mut logits in model.weights.forward(&backend, chunk, &mut [&mut cache], &mut scratch) {
+            if logits.iter().any(|l| !l.is_finite()) {
+                return Err(EngineError::NotANumber { position: prompt.len() + index - 1 });
             }
-            let (input, scales) = heads.inputs.row(i);
-            leaves.push(trace::leaf(row.position, tokens[index], input, scales));
+            if let Some(n) = top {
+                found.logprobs.push(logprobs(&logits, tokens[index], n));
+            }
+            // A grammar that refuses the claimed tokens refuses the answer.
+            let chosen = sampler.next(&mut logits).ok();
+            if chosen != Some(tokens[index]) {
+                found.first_difference.get_or_insert(index);
+                break;
+            }
+            index += 1;
         }
-        if first_difference.is_some() {
+        if found.first_difference.is_some() {
             break;
         }
     }
-    Ok(Replay { first_difference, trace_root: merkle::root(&leaves) })
+    found.trace_root = merkle::root(cache.leaves());
+    Ok(found)
 }

@@ -46,6 +46,7 @@ fn finish(events: mpsc::Receiver<Event>) -> Completion {
     let mut streamed = String::new();
     for event in events {
         match event {
+            Event::Prefill { done, total } => assert!(done < total),
             Event::Token { text, .. } => streamed.push_str(&text),
             Event::Done(done) => {
                 assert_eq!(streamed, done.text, "what was streamed is the text");
@@ -58,7 +59,8 @@ fn finish(events: mpsc::Receiver<Event>) -> Completion {
 }
 
 fn config(isa: Isa, threads: usize, prefill_chunk: usize) -> EngineConfig {
-    EngineConfig { threads, batch_max: 8, queue_max: 64, prefill_chunk, isa: Some(isa) }
+    let (prefill_chunk_alone, isa) = (prefill_chunk, Some(isa));
+    EngineConfig { threads, batch_max: 8, prefill_chunk, prefill_chunk_alone, isa, ..EngineConfig::default() }
 }
 
 #[test]
@@ -116,14 +118,18 @@ fn one_answer_in_every_configuration() {
     let mut golden: Option<Vec<Completion>> = None;
     for isa in Isa::available() {
         for threads in [1, 2] {
-            for chunk in [1, 7, 32, 512] {
-                let engine = Engine::new(model.clone(), config(isa, threads, chunk)).unwrap();
+            for (chunk, prefix_cache) in [(1, true), (7, false), (7, true), (32, true), (512, false)] {
+                let config = EngineConfig { prefix_cache, ..config(isa, threads, chunk) };
+                let engine = Engine::new(model.clone(), config).unwrap();
                 // All at once: they share batches. Then one alone.
                 let events: Vec<_> =
                     prompts.iter().map(|p| submit(&engine, p.clone(), sampling, 12, &[])).collect();
-                let done: Vec<_> = events.into_iter().map(finish).collect();
+                let done: Vec<_> =
+                    events.into_iter().map(|e| Completion { cached_tokens: 0, ..finish(e) }).collect();
                 let alone = finish(submit(&engine, prompts[3].clone(), sampling, 12, &[]));
-                assert_eq!(alone, done[3], "batch {isa:?} {threads} {chunk}");
+                assert_eq!(alone.cached_tokens > 0, prefix_cache && prompts[3].len() > kernels::PAGE);
+                let alone = Completion { cached_tokens: done[3].cached_tokens, ..alone };
+                assert_eq!(alone, done[3], "batch {isa:?} {threads} {chunk} {prefix_cache}");
                 match &golden {
                     None => golden = Some(done),
                     Some(golden) => assert_eq!(&done, golden, "{isa:?} {threads} threads, chunk {chunk}"),
@@ -136,8 +142,8 @@ fn one_answer_in_every_configuration() {
     assert_eq!(types::merkle::root(&roots).to_string(), GOLDEN_TRACES);
     assert_eq!(model.id().to_string(), GOLDEN_MODEL);
 }
-const GOLDEN_TRACES: &str = "0xb7e54ed8db850b1d9e218d76c09b08dd7ba37d038e482bde9eab8e3e96a0eec7";
-const GOLDEN_MODEL: &str = "0x97897686b846fb8d0bf0d8982c13a4426e24f7f9cc55288ba58cdd0adc915886";
+const GOLDEN_TRACES: &str = "0x8c6df512f7a3a6a3cfc8e230fcca14b2fb218b1e7beb4cee71629929829d8447";
+const GOLDEN_MODEL: &str = "0x9ecaed0da3dc017498a78786061464f4c4e79f5d05fe3f2ad9e9600592a5026a";
 
 #[test]
 fn replay_confirms_honest_answers_and_finds_the_first_lie() {
@@ -147,7 +153,7 @@ fn replay_confirms_honest_answers_and_finds_the_first_lie() {
     let sampling = Sampling { temperature: 1.0, seed: 5, presence_penalty: 0.3, ..Sampling::GREEDY };
     let done = finish(submit(&engine, prompt.clone(), sampling, 40, &[]));
     let honest = replay(&model, &prompt, &done.tokens, Choosing::new(sampling)).unwrap();
-    assert_eq!(honest, Replay { first_difference: None, trace_root: done.trace_root });
+    assert_eq!(honest, Replay { first_difference: None, trace_root: done.trace_root, logprobs: vec![] });
     for i in 0..done.tokens.len() {
         let mut lie = done.tokens.clone();
         lie[i] = (lie[i] + 1) % 2048;
@@ -215,7 +221,7 @@ fn bad_jobs_are_refused_with_a_reason() {
 #[test]
 fn the_queue_is_bounded_and_cancelled_jobs_make_room() {
     let model = Model::embedded().unwrap();
-    let config = EngineConfig { threads: 1, batch_max: 1, queue_max: 2, prefill_chunk: 8, isa: None };
+    let config = EngineConfig { threads: 1, batch_max: 1, queue_max: 2, ..EngineConfig::default() };
     let engine = Engine::new(model.clone(), config).unwrap();
     let prompt = model.chat_prompt(&user("Tell me about coffee"), 0).unwrap();
     let sampling = Sampling { temperature: 2.0, seed: 1, ..Sampling::GREEDY };

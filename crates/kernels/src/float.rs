@@ -44,8 +44,8 @@ pub fn f32_to_f16(x: f32) -> u16 {
 /// Adding and taking away 1.5·2²³ rounds to the nearest integer, ties to even, for |x| < 2²².
 pub(crate) const ROUND: f32 = 12_582_912.0;
 
-/// e to the x: Cody-Waite reduction and a degree-5 polynomial (Cephes `expf`), with multiplications and additions only.
-/// The argument is clamped to [-87, 88]; the largest error is below 1 ulp.
+/// e to the x: Cody-Waite reduction and a degree-5 polynomial (as Cephes `expf`, but with the last coefficient exactly 0.5), with
+/// multiplications and additions only. The argument is clamped to [-87, 88]; the largest error is about 1 ulp.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     // A NaN stays a NaN.
@@ -69,6 +69,36 @@ pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// Hyperbolic tangent as `1 - 2 / (e^2x + 1)`.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
+/// GELU in its tanh form (arXiv:1606.08415): `x / (1 + e^-2u)`, `u = √(2/π) (x + 0.044715 x³)`.
+#[inline(always)]
+pub fn gelu_tanh(x: f32) -> f32 {
+    let cube = (x * x) * x;
+    let u = 0.797_884_6 * (x + 0.044_715 * cube);
+    x / (1.0 + exp(-2.0 * u))
+}
+
+/// GELU with the error function (arXiv:1606.08415), which is Abramowitz and Stegun's 7.1.26 (error below 1.5e-7).
+#[inline(always)]
+pub fn gelu_erf(x: f32) -> f32 {
+    let z = x * std::f32::consts::FRAC_1_SQRT_2;
+    let a = z.abs();
+    let t = 1.0 / (1.0 + 0.327_591_1 * a);
+    let p = 1.061_405_4;
+    let p = p * t + -1.453_152_1;
+    let p = p * t + 1.421_413_8;
+    let p = p * t + -0.284_496_72;
+    let p = p * t + 0.254_829_6;
+    let erf = 1.0 - (p * t) * exp(-(a * a));
+    let erf = if z < 0.0 { -erf } else { erf };
+    (0.5 * x) * (1.0 + erf)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,10 +118,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exp_is_within_one_ulp_of_a_correctly_rounded_one(x in -87f32..88.0) {
+        fn exp_is_within_about_one_ulp(x in -87f32..88.0) {
             let exact = libm::exp(f64::from(x));
             let ulp = f64::from(f32::from_bits((exact as f32).to_bits() + 1)) - f64::from(exact as f32);
             prop_assert!((f64::from(exp(x)) - exact).abs() <= 1.0 * ulp + ulp * 0.01, "{x}");
+        }
+
+        #[test]
+        fn activations_are_close_to_exact_ones(x in -12f32..12.0) {
+            let d = f64::from(x);
+            let close = |found: f32, exact: f64| (f64::from(found) - exact).abs() <= 1e-6 * (1.0 + exact.abs());
+            prop_assert!(close(tanh(x), libm::tanh(d)), "tanh {x}");
+            prop_assert!(close(silu(x), d / (1.0 + libm::exp(-d))), "silu {x}");
+            prop_assert!(close(gelu_erf(x), 0.5 * d * (1.0 + libm::erf(d / 2f64.sqrt()))), "gelu {x}");
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (d + 0.044715 * d * d * d);
+            prop_assert!(close(gelu_tanh(x), 0.5 * d * (1.0 + libm::tanh(u))), "gelu_tanh {x}");
         }
 
         #[test]

@@ -7,7 +7,7 @@ pub enum Isa {
     Avx2,
     /// AVX2 with 256-bit VNNI.
     AvxVnni,
-    /// AVX-512 F, BW, VL and VNNI.
+    /// AVX-512 F, BW, VL, DQ and VNNI.
     Avx512,
 }
 

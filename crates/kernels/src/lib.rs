@@ -5,7 +5,7 @@
 //!
 //! **Design.** Weights and activations are int8 in blocks of 32; a block's products are summed exactly in
 //! i32; blocks are combined in f32 in ascending order, without fused multiply-add; reductions use 16 strided partial sums and
-//! a fixed tree; `exp` is a polynomial. Only rows, heads and tokens run in parallel, so no sum is ever split. The text
+//! a fixed tree; `exp` is a polynomial; keys and values are f16. Only rows, heads and tokens run in parallel, so no sum is ever split. The text
 //! that another team can implement from is `SPEC.md`; its version is [`ARITHMETIC_VERSION`].
 //!
 //! **Guarantees.** Every function gives equal bits for every [`Isa`]; the tests compare each with the scalar reference.
@@ -14,9 +14,14 @@
 //! on the machine. This is the only crate that may contain `unsafe`; every block has its safety argument.
 
 mod activations;
+mod attention;
 mod float;
+mod format;
 mod fpenv;
 mod isa;
+mod kv;
+mod lanes;
+mod map;
 mod matmul;
 mod matrix;
 mod ops;
@@ -24,17 +29,21 @@ mod pool;
 mod rope;
 
 pub use activations::Activations;
-pub use float::{exp, f16_to_f32, f32_to_f16, silu};
+pub use attention::{Attention, AttentionRow};
+pub use float::{exp, f16_to_f32, f32_to_f16, gelu_erf, gelu_tanh, silu, tanh};
+pub use format::{Format, quantise_q8_0};
 pub use fpenv::denormals_are_kept;
 pub use isa::Isa;
-pub use matmul::matmul;
-pub use matrix::{Q8Matrix, Q8MatrixError};
-pub use ops::{argmax, attention, dot, rms_norm, swiglu};
+pub use kv::{KvPage, KvShape, PAGE, to_halves};
+pub use map::FileMap;
+pub use matmul::{Linear, Mode, matmul};
+pub use matrix::{Matrix, MatrixError};
+pub use ops::{Activation, add, argmax, dot, gated, layer_norm, rms_norm, softcap, sum};
 pub use pool::Pool;
-pub use rope::{RopeTable, rotate_pairs};
+pub use rope::{RopeStyle, RopeTable};
 
 /// Version of `SPEC.md`. It is part of every model id and receipt.
-pub const ARITHMETIC_VERSION: u16 = 1;
+pub const ARITHMETIC_VERSION: u16 = 2;
 
 /// Elements of one quantisation block.
 pub const BLOCK: usize = 32;

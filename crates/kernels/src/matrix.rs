@@ -1,33 +1,50 @@
-use crate::{BLOCK, PANEL, f16_to_f32};
+use crate::{
+    BLOCK, Format, PANEL, Pool, f16_to_f32,
+    format::{block_of, dequantise},
+};
+use memmap2::{Advice, MmapMut};
 use std::fmt;
 
-/// 64 bytes on a cache line, so that vector loads are aligned.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-/// A weight matrix of `rows` outputs and `k` inputs in Q8_0 (int8 blocks of 32 with a half-precision scale), repacked in
-/// panels of 16 rows (`SPEC.md`, section 3). The repacking loses nothing.
+/// A weight matrix of `rows` outputs and `k` inputs, repacked in panels of 16 rows (`SPEC.md`, section 3). The repacking loses
+/// nothing.
 ///
-/// Values: `[panel][block][4-group 0..8][row 0..16][4]` as `u8`, offset by 128. Scales: `[panel][block][row 0..16]` as f16.
-/// Rows are padded with zeros to a multiple of 16.
-pub struct Q8Matrix {
+/// Values: `[panel][block of 32][line][row 0..16][4]` bytes, each with an offset that makes it unsigned. Q8_0 has eight lines (line g
+/// holds inputs 4g..4g+4); the 4-bit formats four (line g holds group g in the low and group g+4 in the high nibble); Q6_K has six (four
+/// as the 4-bit formats, then two with the upper bits: group g in bits 2(g%4) of line g/4). Rows are padded to a multiple of 16
+/// with zero scales.
+pub struct Matrix {
+    format: Format,
     rows: usize,
     k: usize,
-    values: Vec<Line>,
+    values: Region,
+    /// `[panel][stored block][format.scales()]` f16.
     scales: Vec<u16>,
+    /// `[panel][block of 32][format.subs()]`.
+    subs: Vec<u8>,
 }
 
-impl fmt::Debug for Q8Matrix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Q8Matrix({} x {})", self.rows, self.k)
+/// Anonymous memory on its own pages, which the system is asked to make large: streaming weights then misses the TLB less.
+struct Region(MmapMut);
+
+impl Region {
+    fn new(bytes: usize) -> Self {
+        let map = MmapMut::map_anon(bytes.max(1)).expect("the system gives no more memory for weights");
+        // Large pages are only faster; a system without them runs as well.
+        let _ = map.advise(Advice::HugePage);
+        Self(map)
     }
 }
 
-/// Why bytes are no Q8_0 matrix.
+impl fmt::Debug for Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Matrix({:?} {} x {})", self.format, self.rows, self.k)
+    }
+}
+
+/// Why bytes are no matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Q8MatrixError {
-    /// A dimension is zero or `k` is no multiple of 32.
+pub enum MatrixError {
+    /// A dimension is zero or `k` is no multiple of the format's block.
     Shape,
     /// The data has another length than the shape says.
     Length,
@@ -35,56 +52,69 @@ pub enum Q8MatrixError {
     Scale,
 }
 
-impl fmt::Display for Q8MatrixError {
+impl fmt::Display for MatrixError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Shape => "dimensions must be positive and the first one a multiple of 32",
+            Self::Shape => {
+                "dimensions must be positive and the first one a multiple of the format's block (32 or 256)"
+            }
             Self::Length => "the data does not have the length that the dimensions give",
             Self::Scale => "a block scale is NaN or infinite",
         })
     }
 }
 
-impl std::error::Error for Q8MatrixError {}
+impl std::error::Error for MatrixError {}
 
-/// Bytes of a Q8_0 block: an f16 scale and 32 int8 values.
-const Q8_0_BYTES: usize = 2 + BLOCK;
-
-impl Q8Matrix {
-    /// Repacks GGUF Q8_0 data. Several tensors with one `k` are stacked, first rows first.
+impl Matrix {
+    /// Repacks GGUF data. Several tensors with one `k` are stacked, first rows first. Panels are shared out among the workers.
     ///
     /// # Errors
-    /// [`Q8MatrixError`].
-    pub fn from_q8_0(parts: &[(usize, &[u8])], k: usize) -> Result<Self, Q8MatrixError> {
+    /// [`MatrixError`].
+    pub fn repack(
+        pool: &Pool,
+        format: Format,
+        parts: &[(usize, &[u8])],
+        k: usize,
+    ) -> Result<Self, MatrixError> {
         let rows: usize = parts.iter().map(|(rows, _)| rows).sum();
-        if rows == 0 || k == 0 || !k.is_multiple_of(BLOCK) {
-            return Err(Q8MatrixError::Shape);
+        let (elements, bytes) = format.block();
+        if rows == 0 || k == 0 || !k.is_multiple_of(elements) {
+            return Err(MatrixError::Shape);
         }
-        let blocks = k / BLOCK;
-        let panels = rows.div_ceil(PANEL);
-        let mut values = vec![Line([0x80; 64]); panels * blocks * 8];
-        let mut scales = vec![0u16; panels * blocks * PANEL];
-        let mut first = 0;
-        for (part_rows, data) in parts {
-            if data.len() != part_rows * blocks * Q8_0_BYTES {
-                return Err(Q8MatrixError::Length);
-            }
-            for (i, block) in data.chunks_exact(Q8_0_BYTES).enumerate() {
-                let (row, b) = (first + i / blocks, i % blocks);
-                let (panel, lane) = (row / PANEL, row % PANEL);
-                let scale = u16::from_le_bytes([block[0], block[1]]);
-                if !f16_to_f32(scale).is_finite() {
-                    return Err(Q8MatrixError::Scale);
-                }
-                scales[(panel * blocks + b) * PANEL + lane] = scale;
-                let lines = &mut values[(panel * blocks + b) * 8..][..8];
-                for (j, value) in block[2..].iter().enumerate() {
-                    lines[j / 4].0[lane * 4 + j % 4] = value ^ 0x80;
-                }
-            }
-            first += part_rows;
+        let row_bytes = k / elements * bytes;
+        if parts.iter().any(|(rows, data)| Some(data.len()) != rows.checked_mul(row_bytes)) {
+            return Err(MatrixError::Length);
         }
-        Ok(Self { rows, k, values, scales })
+        let row_at: Vec<&[u8]> = parts.iter().flat_map(|(_, data)| data.chunks_exact(row_bytes)).collect();
+        let (blocks, panels, stored) = (k / BLOCK, rows.div_ceil(PANEL), k / elements);
+        let mut values = Region::new(panels * blocks * format.lines() * 64);
+        let mut scales = vec![0u16; panels * stored * format.scales()];
+        let mut subs = vec![0u8; panels * blocks * format.subs()];
+        let mut work: Vec<_> = {
+            let mut subs = subs.chunks_exact_mut((blocks * format.subs()).max(1));
+            values
+                .0
+                .chunks_exact_mut(blocks * format.lines() * 64)
+                .zip(scales.chunks_exact_mut(stored * format.scales()))
+                .map(|(values, scales)| (values, scales, subs.next().unwrap_or_default(), true))
+                .collect()
+        };
+        pool.for_each_chunk(&mut work, 1, &|panel, parts| {
+            for (values, scales, subs, sound) in parts {
+                let first = panel * PANEL;
+                let rows = &row_at[first..(first + PANEL).min(row_at.len())];
+                *sound = repack_panel(format, rows, blocks, values, scales, subs);
+            }
+        });
+        let sound = work.iter().all(|(_, _, _, sound)| *sound);
+        drop(work);
+        if sound { Ok(Self { format, rows, k, values, scales, subs }) } else { Err(MatrixError::Scale) }
+    }
+
+    /// How the weights are stored.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// Number of outputs.
@@ -92,7 +122,7 @@ impl Q8Matrix {
         self.rows
     }
 
-    /// Number of outputs, padded to whole panels: the stride of [`matmul`](crate::matmul)'s result.
+    /// Number of outputs, padded to whole panels.
     pub fn padded_rows(&self) -> usize {
         self.panels() * PANEL
     }
@@ -104,25 +134,40 @@ impl Q8Matrix {
 
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
-        self.values.len() * 64 + self.scales.len() * 2
+        self.values.0.len() + self.scales.len() * 2 + self.subs.len()
     }
 
-    /// Writes row `row`, as f32, to `out` of `k` elements: scale times value (an embedding look-up).
+    /// Writes row `row`, as f32, to `out` of `k` elements (an embedding look-up).
     ///
     /// # Panics
     /// When there is no such row or `out` has another length.
     pub fn dequantise_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.k, "row or length out of range");
-        let (panel, lane) = (row / PANEL, row % PANEL);
-        let blocks = self.blocks();
-        for b in 0..blocks {
-            let scale = f16_to_f32(self.scales[(panel * blocks + b) * PANEL + lane]);
-            let lines = &self.values[(panel * blocks + b) * 8..][..8];
-            for j in 0..BLOCK {
-                let value = (lines[j / 4].0[lane * 4 + j % 4] ^ 0x80) as i8;
-                out[b * BLOCK + j] = scale * f32::from(value);
-            }
+        for (b, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+            dequantise(self.format, &self.block(row / PANEL, row % PANEL, b), out);
         }
+    }
+
+    /// The block of row `lane` of `panel`, unpacked; the scalar reference reads weights through this.
+    pub(crate) fn block(&self, panel: usize, lane: usize, b: usize) -> crate::format::Block {
+        let (format, blocks) = (self.format, self.blocks());
+        let at = panel * blocks + b;
+        let lines = &self.values.0[at * format.lines() * 64..][..format.lines() * 64];
+        let byte = |line: usize, i: usize| lines[line * 64 + lane * 4 + i];
+        let values = std::array::from_fn(|j| {
+            let (g, i) = (j / 4, j % 4);
+            let nibble = || if g < 4 { byte(g, i) & 15 } else { byte(g - 4, i) >> 4 };
+            match format {
+                Format::Q8_0 => byte(g, i),
+                Format::Q4_0 | Format::Q4K => nibble(),
+                Format::Q6K => nibble() | ((byte(4 + g / 4, i) >> (2 * (g % 4))) & 3) << 4,
+            }
+        });
+        let scales = &self.scales[self.scales_at(panel, b)..][..format.scales()];
+        let second = scales.get(PANEL + lane).copied().unwrap_or(0);
+        let subs = &self.subs[at * format.subs()..][..format.subs()];
+        let subs = if subs.is_empty() { [0; 2] } else { [subs[lane], subs[PANEL + lane]] };
+        crate::format::Block { values, scales: [scales[lane], second], subs }
     }
 
     pub(crate) fn blocks(&self) -> usize {
@@ -133,20 +178,68 @@ impl Q8Matrix {
         self.rows.div_ceil(PANEL)
     }
 
-    /// Pointer to the values, 64-byte aligned; `panels * blocks * 512` bytes.
-    pub(crate) fn values_ptr(&self) -> *const u8 {
-        self.values.as_ptr().cast()
+    /// Where the scales of block `b` (of 32) of `panel` begin.
+    #[inline(always)]
+    pub(crate) fn scales_at(&self, panel: usize, b: usize) -> usize {
+        let each = self.format.block().0 / BLOCK;
+        (panel * (self.blocks() / each) + b / each) * self.format.scales()
     }
 
-    /// Pointer to the scales; `panels * blocks * 16` halves.
+    /// Pointer to the values, 64-byte aligned.
+    pub(crate) fn values_ptr(&self) -> *const u8 {
+        self.values.0.as_ptr()
+    }
+
     pub(crate) fn scales_ptr(&self) -> *const u16 {
         self.scales.as_ptr()
     }
 
-    /// The eight lines of a block, and its sixteen scales.
-    pub(crate) fn block(&self, panel: usize, b: usize) -> ([&[u8; 64]; 8], &[u16]) {
-        let at = panel * self.blocks() + b;
-        let lines = std::array::from_fn(|i| &self.values[at * 8 + i].0);
-        (lines, &self.scales[at * PANEL..][..PANEL])
+    pub(crate) fn subs_ptr(&self) -> *const u8 {
+        self.subs.as_ptr()
     }
+}
+
+/// Fills one panel; false when a scale is not finite.
+fn repack_panel(
+    format: Format,
+    rows: &[&[u8]],
+    blocks: usize,
+    values: &mut [u8],
+    scales: &mut [u16],
+    subs: &mut [u8],
+) -> bool {
+    let each = format.block().0 / BLOCK;
+    let mut sound = true;
+    for (lane, row) in rows.iter().enumerate() {
+        for b in 0..blocks {
+            let block = block_of(format, row, b);
+            if b % each == 0 {
+                sound &= block.scales.iter().all(|s| f16_to_f32(*s).is_finite());
+                let scales = &mut scales[b / each * format.scales()..][..format.scales()];
+                scales[lane] = block.scales[0];
+                if let Some(minimum) = scales.get_mut(PANEL + lane) {
+                    *minimum = block.scales[1];
+                }
+            }
+            if format.subs() > 0 {
+                let subs = &mut subs[b * format.subs()..][..format.subs()];
+                (subs[lane], subs[PANEL + lane]) = (block.subs[0], block.subs[1]);
+            }
+            let lines = &mut values[b * format.lines() * 64..][..format.lines() * 64];
+            if format == Format::Q8_0 {
+                for (g, four) in block.values.as_chunks::<4>().0.iter().enumerate() {
+                    lines[g * 64 + lane * 4..][..4].copy_from_slice(four);
+                }
+                continue;
+            }
+            for (j, value) in block.values.into_iter().enumerate() {
+                let (g, at) = (j / 4, lane * 4 + j % 4);
+                lines[g % 4 * 64 + at] |= (value & 15) << (g / 4 * 4);
+                if format == Format::Q6K {
+                    lines[(4 + g / 4) * 64 + at] |= value >> 4 << (2 * (g % 4));
+                }
+            }
+        }
+    }
+    sound
 }

@@ -1,5 +1,5 @@
 use crate::{
-    float::{exp, silu},
+    float::{exp, gelu_erf, gelu_tanh, silu, tanh},
     isa::for_each_isa,
 };
 
@@ -57,69 +57,121 @@ for_each_isa! {
 }
 
 for_each_isa! {
-    /// `out = silu(gate) * up`, element by element (SwiGLU, arXiv:2002.05202).
+    /// LayerNorm (arXiv:1607.06450) of one row: `((x - mean) / sqrt(mean((x - mean)²) + eps)) * gain + bias`.
     ///
     /// # Panics
     /// When the lengths differ.
-    pub fn swiglu(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    pub fn layer_norm(isa: Isa, x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+        let n = x.len();
+        assert!(gain.len() == n && bias.len() == n && out.len() == n, "vectors of one length");
+        let mean = sum(x) / (n as f32);
+        for i in 0..n {
+            out[i] = x[i] - mean;
+        }
+        let inverse = 1.0 / (dot(out, out) / (n as f32) + eps).sqrt();
+        for i in 0..n {
+            out[i] = (out[i] * inverse) * gain[i] + bias[i];
+        }
+    }
+}
+
+/// The function between the two products of a feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x / (1 + e^-x).
+    Silu,
+    /// GELU in its tanh form.
+    GeluTanh,
+    /// GELU with the error function.
+    GeluErf,
+}
+
+for_each_isa! {
+    /// `out = f(gate) * up`, element by element (gated linear units, arXiv:2002.05202).
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn gated(isa: Isa, f: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
         assert!(gate.len() == up.len() && up.len() == out.len(), "vectors of one length");
-        for i in 0..out.len() {
-            out[i] = silu(gate[i]) * up[i];
+        let n = out.len();
+        match f {
+            Activation::Silu => for i in 0..n { out[i] = silu(gate[i]) * up[i]; },
+            Activation::GeluTanh => for i in 0..n { out[i] = gelu_tanh(gate[i]) * up[i]; },
+            Activation::GeluErf => for i in 0..n { out[i] = gelu_erf(gate[i]) * up[i]; },
         }
     }
 }
 
 for_each_isa! {
-    /// Softmax attention of one query head over `positions` keys and values.
-    ///
-    /// `keys` and `values` hold rows `stride` apart; the head's part is the first `query.len()` elements of a row. `scores` is
-    /// scratch of at least `positions` rounded up to 16. Scores are scaled by `scale`; values are summed in ascending position.
+    /// `x = x + y`, element by element.
     ///
     /// # Panics
-    /// When a buffer is too short.
-    #[expect(clippy::too_many_arguments, reason = "a kernel takes its whole operand list")]
-    pub fn attention(
-        isa: Isa, query: &[f32], keys: &[f32], values: &[f32], positions: usize, stride: usize, scale: f32,
-        scores: &mut [f32], out: &mut [f32],
-    ) {
-        let dims = query.len();
-        assert!(positions > 0 && out.len() == dims, "at least one position, one output per dimension");
-        let mut largest = f32::NEG_INFINITY;
-        for p in 0..positions {
-            let score = dot(query, &keys[p * stride..][..dims]) * scale;
-            scores[p] = score;
-            if score > largest {
-                largest = score;
-            }
-        }
-        let padded = positions.next_multiple_of(16);
-        for score in &mut scores[..positions] {
-            *score = exp(*score - largest);
-        }
-        scores[positions..padded].fill(0.0);
-        let mut lanes = [0f32; 16];
-        for chunk in scores[..padded].as_chunks::<16>().0 {
-            for i in 0..16 {
-                lanes[i] += chunk[i];
-            }
-        }
-        let inverse = 1.0 / tree(lanes);
-        // A few dimensions at a time stay in registers; the order of positions is the same for each of them.
-        for from in (0..dims).step_by(64) {
-            let width = 64.min(dims - from);
-            let mut sums = [0f32; 64];
-            for p in 0..positions {
-                let weight = scores[p];
-                let row = &values[p * stride + from..][..width];
-                for (sum, value) in sums.iter_mut().zip(row) {
-                    *sum += weight * value;
-                }
-            }
-            for i in 0..width {
-                out[from + i] = sums[i] * inverse;
-            }
+    /// When the lengths differ.
+    pub fn add(isa: Isa, x: &mut [f32], y: &[f32]) {
+        assert_eq!(x.len(), y.len(), "vectors of one length");
+        for i in 0..x.len() {
+            x[i] += y[i];
         }
     }
+}
+
+for_each_isa! {
+    /// `x = cap * tanh(x / cap)`, element by element (soft capping, arXiv:2408.00118).
+    pub fn softcap(isa: Isa, cap: f32, x: &mut [f32]) {
+        for x in x {
+            *x = cap * tanh(*x / cap);
+        }
+    }
+}
+
+for_each_isa! {
+    /// Softmax without the division: scores `from..to` of `scores` become `exp(score - largest)`, all others 0, and `*total`
+    /// their sum, in 16 lanes by place and a fixed tree. The length of `scores` is a multiple of 16.
+    pub(crate) fn softmax(isa: Isa, scores: &mut [f32], from: usize, to: usize, total: &mut f32) {
+        let largest = largest(&scores[from..to]);
+        scores[..from].fill(0.0);
+        scores[to..].fill(0.0);
+        for score in &mut scores[from..to] {
+            *score = exp(*score - largest);
+        }
+        *total = sum(scores);
+    }
+}
+
+/// The largest element; a NaN when there is one.
+#[inline(always)]
+fn largest(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let mut nan = false;
+    let (whole, rest) = x.as_chunks::<16>();
+    for chunk in whole {
+        for i in 0..16 {
+            nan |= chunk[i].is_nan();
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        nan |= value.is_nan();
+        *lane = if *value > *lane { *value } else { *lane };
+    }
+    let found = lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+    if nan { f32::NAN } else { found }
+}
+
+/// Sum with 16 strided partial sums and a fixed tree, as [`dot`].
+#[inline(always)]
+pub fn sum(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    let (whole, rest) = x.as_chunks::<16>();
+    for chunk in whole {
+        for i in 0..16 {
+            lanes[i] += chunk[i];
+        }
+    }
+    for i in 0..rest.len() {
+        lanes[i] += rest[i];
+    }
+    tree(lanes)
 }
 
 /// Index of the largest element; of equal ones the lowest. NaN is never chosen unless all are NaN.

@@ -24,6 +24,33 @@ impl Rng {
     fn floats(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.float()).collect()
     }
+    /// Rows in any format: random bytes, with sound f16 scales.
+    fn weights(&mut self, format: Format, rows: usize, k: usize) -> Vec<u8> {
+        if format == Format::Q8_0 {
+            return self.q8_0(rows, k);
+        }
+        let (elements, bytes) = format.block();
+        let places: &[usize] = match format {
+            Format::Q4K => &[0, 2],
+            Format::Q6K => &[208],
+            _ => &[0],
+        };
+        let mut out = Vec::new();
+        for _ in 0..rows * k / elements {
+            let extreme = self.next().is_multiple_of(4);
+            let mut block: Vec<u8> =
+                (0..bytes)
+                    .map(|_| {
+                        if extreme { [0x80, 0xff, 0x7f][self.next() as usize % 3] } else { self.next() as u8 }
+                    })
+                    .collect();
+            for at in places {
+                block[*at..at + 2].copy_from_slice(&f32_to_f16(self.float() * 0.01).to_le_bytes());
+            }
+            out.extend(block);
+        }
+        out
+    }
     fn q8_0(&mut self, rows: usize, k: usize) -> Vec<u8> {
         let mut out = Vec::new();
         for _ in 0..rows * k / BLOCK {
@@ -40,12 +67,60 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|v| v.to_bits()).collect()
 }
 
-fn product(isa: Isa, threads: usize, w: &Q8Matrix, x: &[f32], t: usize) -> Vec<u32> {
+fn linear(format: Format, parts: &[(usize, &[u8])], k: usize) -> Linear {
+    Linear::new(vec![Matrix::repack(&Pool::new(2), format, parts, k).unwrap()])
+}
+
+fn product(isa: Isa, threads: usize, w: &Linear, x: &[f32], t: usize) -> Vec<u32> {
     let pool = Pool::new(threads);
     let a = Activations::quantise(isa, x, t, w.k());
-    let mut out = vec![f32::NAN; t * w.padded_rows()];
-    matmul(isa, &pool, w, &a, &mut out);
+    let mut out = vec![f32::NAN; t * w.width()];
+    matmul(isa, &pool, w, &a, &mut out, Mode::Store);
     bits(&out)
+}
+
+/// Attention as SPEC.md writes it, over plain f32 rows; written apart from the kernel.
+#[expect(clippy::too_many_arguments, reason = "an operand list")]
+fn plain_attention(
+    query: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    stride: usize,
+    from: usize,
+    to: usize,
+    scale: f32,
+    cap: Option<f32>,
+) -> Vec<f32> {
+    let mut half = [0u16];
+    let mut f16 = |x: f32| {
+        to_halves(Isa::Scalar, &[x], &mut half);
+        f16_to_f32(half[0])
+    };
+    let mut scores = Vec::new();
+    for p in from..to {
+        let mut acc = 0f32;
+        for (d, q) in query.iter().enumerate() {
+            acc += q * f16(keys[p * stride + d]);
+        }
+        let score = acc * scale;
+        scores.push(cap.map_or(score, |c| c * tanh(score / c)));
+    }
+    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut lanes = [0f32; 16];
+    for (i, s) in scores.iter_mut().enumerate() {
+        *s = exp(*s - largest);
+        lanes[(from + i) % 16] += *s;
+    }
+    let inverse = 1.0 / sum(&lanes);
+    (0..query.len())
+        .map(|d| {
+            let mut acc = 0f32;
+            for (i, s) in scores.iter().enumerate() {
+                acc += s * f16(values[(from + i) * stride + d]);
+            }
+            acc * inverse
+        })
+        .collect()
 }
 
 macro_rules! suite {
@@ -55,23 +130,26 @@ macro_rules! suite {
             proptest! {
                 #![proptest_config(ProptestConfig::with_cases(48))]
                 #[test]
-                fn matmul_equals_scalar(seed in 1u64.., rows in 1usize..130, blocks in 1usize..9, t in 1usize..17, threads in 1usize..4) {
+                fn matmul_equals_scalar(
+                    seed in 1u64.., rows in 1usize..130, blocks in 1usize..9, t in 1usize..40, threads in 1usize..4, format in 0usize..4,
+                ) {
                     prop_assume!($isa.is_available());
                     let mut rng = Rng(seed);
-                    let k = blocks * BLOCK;
-                    let w = Q8Matrix::from_q8_0(&[(rows, &rng.q8_0(rows, k))], k).unwrap();
+                    let format = Format::ALL[format];
+                    let k = if format.block().0 == 256 { blocks.div_ceil(4) * 256 } else { blocks * BLOCK };
+                    let w = linear(format, &[(rows, &rng.weights(format, rows, k))], k);
                     let x = rng.floats(t * k);
                     let reference = product(Isa::Scalar, 1, &w, &x, t);
                     prop_assert_eq!(product($isa, threads, &w, &x, t), reference.clone());
                     // Each token alone gives the same bits as in the batch.
                     for i in 0..t {
                         let alone = product($isa, 1, &w, &x[i * k..(i + 1) * k], 1);
-                        prop_assert_eq!(&alone[..], &reference[i * w.padded_rows()..(i + 1) * w.padded_rows()]);
+                        prop_assert_eq!(&alone[..], &reference[i * w.width()..(i + 1) * w.width()]);
                     }
                 }
 
                 #[test]
-                fn the_other_kernels_equal_scalar(seed in 1u64.., n in 1usize..40, dims in 1usize..9, positions in 1usize..70) {
+                fn the_other_kernels_equal_scalar(seed in 1u64.., n in 1usize..40, _dims in 1usize..9) {
                     prop_assume!($isa.is_available());
                     let mut rng = Rng(seed);
                     let (x, gain) = (rng.floats(n * 32), rng.floats(32));
@@ -84,20 +162,58 @@ macro_rules! suite {
                     let (a, b) = both(&|isa, out| rms_norm(isa, &x, &gain, 1e-5, out), n * 32);
                     prop_assert_eq!(a, b);
                     let up = rng.floats(n * 32);
-                    let (a, b) = both(&|isa, out| swiglu(isa, &x, &up, out), n * 32);
+                    for f in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf] {
+                        let (a, b) = both(&|isa, out| gated(isa, f, &x, &up, out), n * 32);
+                        prop_assert_eq!(a, b);
+                    }
+                    let (a, b) = both(&|isa, out| layer_norm(isa, &x, &up, &up, 1e-5, out), n * 32);
                     prop_assert_eq!(a, b);
-                    let d = dims * 12;
-                    let (q, keys, values) = (rng.floats(d), rng.floats(positions * d), rng.floats(positions * d));
-                    let (a, b) = both(&|isa, out| {
-                        let mut scores = vec![0.0; positions.next_multiple_of(16)];
-                        attention(isa, &q, &keys, &values, positions, d, 0.25, &mut scores, out);
-                    }, d);
-                    prop_assert_eq!(a, b);
+                    let halves = |isa| { let mut h = vec![0; n * 32]; to_halves(isa, &x, &mut h); h };
+                    prop_assert_eq!(halves(Isa::Scalar), halves($isa));
                     let quantised = |isa| {
                         let a = Activations::quantise(isa, &x, n, 32);
                         (0..n).map(|i| (a.row(i).0.to_vec(), bits(a.row(i).1))).collect::<Vec<_>>()
                     };
                     prop_assert_eq!(quantised(Isa::Scalar), quantised($isa));
+                }
+
+                #[test]
+                fn attention_equals_the_specification(
+                    seed in 1u64.., width in 1usize..9, kv_heads in 1usize..4, group in 1usize..6, past in 0usize..80, n in 1usize..20,
+                    window in 1usize..100, cap in prop::bool::ANY, threads in 1usize..3,
+                ) {
+                    prop_assume!($isa.is_available());
+                    let mut rng = Rng(seed);
+                    let (width, heads) = (width * 16, kv_heads * group);
+                    let (stride, total) = (kv_heads * width, past + n);
+                    let (keys, values) = (rng.floats(total * stride), rng.floats(total * stride));
+                    let queries = rng.floats(n * (heads * width + 5));
+                    let shape = KvShape { layers: 2, heads: kv_heads, width };
+                    let mut pages: Vec<_> = (0..total.div_ceil(PAGE)).map(|_| KvPage::new(shape)).collect();
+                    for p in 0..total {
+                        let row = p * stride..(p + 1) * stride;
+                        pages[p / PAGE].store($isa, 1, p % PAGE, &keys[row.clone()], &values[row]);
+                    }
+                    let pages: Vec<_> = pages.into_iter().map(std::sync::Arc::new).collect();
+                    let rows: Vec<_> = (0..n)
+                        .map(|i| AttentionRow { pages: &pages, from: (past + i + 1).saturating_sub(window), to: past + i + 1 })
+                        .collect();
+                    let softcap = cap.then_some(3.0);
+                    let job = Attention {
+                        layer: 1, shape, heads, scale: 0.25, softcap, queries: &queries, stride: heads * width + 5, rows: &rows,
+                    };
+                    let mut out = vec![f32::NAN; n * heads * width];
+                    job.run($isa, &Pool::new(threads), &mut out);
+                    for (i, row) in rows.iter().enumerate() {
+                        for h in 0..heads {
+                            let q = &queries[i * (heads * width + 5) + h * width..][..width];
+                            let from = h / group * width;
+                            let expected = plain_attention(
+                                q, &keys[from..], &values[from..], stride, row.from, row.to, 0.25, softcap,
+                            );
+                            prop_assert_eq!(bits(&out[(i * heads + h) * width..][..width]), bits(&expected));
+                        }
+                    }
                 }
             }
         }
@@ -114,7 +230,7 @@ fn golden_product() {
     // The vector of SPEC.md, section 7: another implementation that gets this hash has the matmul right.
     let mut rng = Rng(42);
     let (rows, k, t) = (48, 96, 3);
-    let w = Q8Matrix::from_q8_0(&[(rows, &rng.q8_0(rows, k))], k).unwrap();
+    let w = linear(Format::Q8_0, &[(rows, &rng.q8_0(rows, k))], k);
     let x = rng.floats(t * k);
     for isa in Isa::available() {
         let fnv = product(isa, 2, &w, &x, t)
@@ -129,16 +245,81 @@ const GOLDEN_PRODUCT: u64 = 10_108_346_578_134_070_858;
 #[test]
 fn bad_matrices_are_refused() {
     let mut rng = Rng(1);
-    let good = rng.q8_0(2, 32);
-    assert!(Q8Matrix::from_q8_0(&[(2, &good)], 32).is_ok());
-    assert_eq!(Q8Matrix::from_q8_0(&[(2, &good)], 31).unwrap_err(), Q8MatrixError::Shape);
-    assert_eq!(Q8Matrix::from_q8_0(&[(0, &[])], 32).unwrap_err(), Q8MatrixError::Shape);
-    assert_eq!(Q8Matrix::from_q8_0(&[(3, &good)], 32).unwrap_err(), Q8MatrixError::Length);
-    for bad in [f32::NAN, f32::INFINITY] {
-        let mut data = good.clone();
-        data[..2].copy_from_slice(&f32_to_f16(bad).to_le_bytes());
-        assert_eq!(Q8Matrix::from_q8_0(&[(2, &data)], 32).unwrap_err(), Q8MatrixError::Scale);
+    let pool = Pool::new(1);
+    for format in Format::ALL {
+        let k = format.block().0;
+        let repack =
+            |rows, data: &[u8], k| Matrix::repack(&pool, format, &[(rows, data)], k).map(|m| m.rows());
+        let good = rng.weights(format, 2, k);
+        assert_eq!(repack(2, &good, k), Ok(2));
+        assert_eq!(repack(2, &good, k - 1), Err(MatrixError::Shape));
+        assert_eq!(repack(0, &[], k), Err(MatrixError::Shape));
+        assert_eq!(repack(3, &good, k), Err(MatrixError::Length));
+        assert_eq!(repack(usize::MAX, &good, k), Err(MatrixError::Length));
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut data = good.clone();
+            let at = if format == Format::Q6K { 208 } else { 0 };
+            data[at..at + 2].copy_from_slice(&f32_to_f16(bad).to_le_bytes());
+            assert_eq!(repack(2, &data, k), Err(MatrixError::Scale));
+        }
     }
+}
+
+#[test]
+fn what_is_not_finite_stays_so_through_a_product() {
+    let mut rng = Rng(3);
+    let w = linear(Format::Q8_0, &[(16, &rng.q8_0(16, 64))], 64);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for at in [0, 15, 16, 31, 40] {
+            for isa in Isa::available() {
+                let mut x = rng.floats(64);
+                x[at] = bad;
+                assert!(product(isa, 1, &w, &x, 1).iter().all(|b| f32::from_bits(*b).is_nan()), "{bad} {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_format_multiplies_as_its_dequantised_weights_do() {
+    // Independent of the panels: the product with weights as f64, and activations as quantised, is close.
+    let mut rng = Rng(5);
+    for format in Format::ALL {
+        let (rows, k) = (20, 512);
+        let w = linear(format, &[(7, &rng.weights(format, 7, k)), (13, &rng.weights(format, 13, k))], k);
+        let x = rng.floats(k);
+        let a = Activations::quantise(Isa::Scalar, &x, 1, k);
+        let (q, scales) = a.row(0);
+        let found = product(Isa::best(), 1, &w, &x, 1);
+        for r in 0..rows {
+            let mut row = vec![0.0; k];
+            w.dequantise_row(r, &mut row);
+            let term = |i: usize| f64::from(row[i]) * f64::from(q[i]) * f64::from(scales[i / 32]);
+            let exact: f64 = (0..k).map(term).sum();
+            let size: f64 = (0..k).map(|i| term(i).abs()).sum();
+            let found = f64::from(f32::from_bits(found[r]));
+            assert!((found - exact).abs() <= 1e-5 * size, "{format:?} row {r}: {found} {exact}");
+        }
+    }
+}
+
+#[test]
+fn the_canonical_quantiser_is_exact_where_it_can_be() {
+    let mut rng = Rng(9);
+    // Values that Q8_0 can hold, with 127 in every block, come back.
+    let mut row = vec![0.0; 64];
+    for (i, x) in row.iter_mut().enumerate() {
+        let q = if i % 32 == 3 { 127 } else { rng.next() as i32 % 128 };
+        *x = q as f32 * 0.25;
+    }
+    let data = quantise_q8_0(&row).unwrap();
+    let w = linear(Format::Q8_0, &[(1, &data)], 64);
+    let mut back = vec![0.0; 64];
+    w.dequantise_row(0, &mut back);
+    assert_eq!(row, back);
+    assert_eq!(quantise_q8_0(&[f32::NAN; 32]), None);
+    assert_eq!(quantise_q8_0(&[1e30; 32]), None);
+    assert_eq!(quantise_q8_0(&[0.0; 32]).unwrap(), vec![0; 34]);
 }
 
 #[test]

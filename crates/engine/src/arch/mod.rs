@@ -1,16 +1,30 @@
-//! Model architectures, one file each.
+//! Model architectures, one file each: how a file's metadata and tensors become the parts that `decoder` and `encoder` run.
 
-pub(crate) mod llama;
+pub(crate) mod decoder;
+mod gemma;
+mod llama;
+pub(crate) mod loader;
+mod phi;
+mod qwen;
+pub(crate) mod spec;
 
-use kernels::{Activations, Isa, Pool};
+use crate::EngineError;
+use decoder::Decoder;
+use kernels::{Isa, Pool};
+use loader::Loader;
 
-/// Keys and values of one sequence, `[layer]` of `[position][kv width]`.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct KvCache {
-    pub(crate) keys: Vec<Vec<f32>>,
-    pub(crate) values: Vec<Vec<f32>>,
-    /// Positions that are filled.
-    pub(crate) positions: usize,
+/// Architectures that can be loaded, by their names in GGUF.
+pub(crate) const SUPPORTED: &str = "llama (also Mistral and SmolLM), qwen2, qwen3, gemma2, gemma3, phi3";
+
+/// Loads the decoder that the file describes.
+pub(crate) fn decoder(loader: &Loader<'_, '_>, vocabulary: usize) -> Result<Decoder, EngineError> {
+    match loader.architecture() {
+        "llama" => llama::load(loader, vocabulary),
+        "qwen2" | "qwen3" => qwen::load(loader, vocabulary),
+        "gemma2" | "gemma3" => gemma::load(loader, vocabulary),
+        "phi3" => phi::load(loader, vocabulary),
+        other => Err(EngineError::Unsupported(format!("architecture {other:?}; supported: {SUPPORTED}"))),
+    }
 }
 
 /// One token of a batch.
@@ -23,15 +37,6 @@ pub(crate) struct Row {
     pub(crate) position: usize,
     /// Whether logits are needed after it.
     pub(crate) wants_logits: bool,
-}
-
-/// What the output head gives for the rows that want logits, in their order.
-#[derive(Debug)]
-pub(crate) struct Heads {
-    /// `[row][vocabulary]`.
-    pub(crate) logits: Vec<Vec<f32>>,
-    /// The quantised rows that entered the head.
-    pub(crate) inputs: Activations,
 }
 
 /// Where and how kernels run.

@@ -3,7 +3,8 @@
 //! Every count, length and offset is checked against the bytes that are there before anything is allocated.
 
 use crate::EngineError;
-use std::collections::BTreeMap;
+use kernels::Format;
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// Most metadata entries and tensors.
 const COUNT_MAX: u64 = 1 << 16;
@@ -34,24 +35,38 @@ pub enum Value {
 pub enum TensorType {
     /// 32-bit floats.
     F32,
-    /// Blocks of 32 int8 with a half-precision scale.
-    Q8_0,
+    /// 16-bit floats (IEEE-754 half).
+    F16,
+    /// 16-bit floats (the upper half of an f32).
+    BF16,
+    /// A block format of the exact arithmetic.
+    Blocks(Format),
 }
 
 impl TensorType {
     fn from_number(n: u32) -> Option<Self> {
-        match n {
-            0 => Some(Self::F32),
-            8 => Some(Self::Q8_0),
-            _ => None,
-        }
+        Some(match n {
+            0 => Self::F32,
+            1 => Self::F16,
+            2 => Self::Blocks(Format::Q4_0),
+            8 => Self::Blocks(Format::Q8_0),
+            12 => Self::Blocks(Format::Q4K),
+            14 => Self::Blocks(Format::Q6K),
+            30 => Self::BF16,
+            _ => return None,
+        })
     }
 
     /// The number in the file.
     pub fn number(self) -> u32 {
         match self {
             Self::F32 => 0,
-            Self::Q8_0 => 8,
+            Self::F16 => 1,
+            Self::Blocks(Format::Q4_0) => 2,
+            Self::Blocks(Format::Q8_0) => 8,
+            Self::Blocks(Format::Q4K) => 12,
+            Self::Blocks(Format::Q6K) => 14,
+            Self::BF16 => 30,
         }
     }
 
@@ -59,7 +74,11 @@ impl TensorType {
     fn block(self) -> (u64, u64) {
         match self {
             Self::F32 => (1, 4),
-            Self::Q8_0 => (32, 34),
+            Self::F16 | Self::BF16 => (1, 2),
+            Self::Blocks(format) => {
+                let (elements, bytes) = format.block();
+                (elements as u64, bytes as u64)
+            }
         }
     }
 }
@@ -72,7 +91,7 @@ pub struct Tensor<'a> {
     /// Dimensions, fastest first.
     pub dims: Vec<u64>,
     /// Raw data.
-    pub data: &'a [u8],
+    pub data: Cow<'a, [u8]>,
 }
 
 impl Tensor<'_> {
@@ -82,7 +101,7 @@ impl Tensor<'_> {
     }
 }
 
-/// A parsed file.
+/// A model file in GGUF's terms: other formats are turned into this before anything is loaded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gguf<'a> {
     /// Metadata by key.
@@ -248,10 +267,14 @@ impl<'a> Gguf<'a> {
     }
 
     /// The float `key`, if present.
-    pub fn float(&self, key: &str) -> Option<f64> {
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] when it is of another type or not finite.
+    pub fn float(&self, key: &str) -> Result<Option<f64>, EngineError> {
         match self.metadata.get(key) {
-            Some(Value::Float(x)) => Some(*x),
-            _ => None,
+            None => Ok(None),
+            Some(Value::Float(x)) if x.is_finite() => Ok(Some(*x)),
+            Some(_) => Err(EngineError::Unsupported(format!("the metadata {key} must be a finite float"))),
         }
     }
 
@@ -287,7 +310,7 @@ impl TensorInfo {
         let offset = r.u64()?;
         let kind = TensorType::from_number(number).ok_or_else(|| {
             EngineError::Unsupported(format!(
-                "the tensor {name:?} has type {number}; this engine runs F32 and Q8_0"
+                "the tensor {name:?} has type {number}; this engine runs F32, F16, BF16, Q8_0, Q4_0, Q4_K and Q6_K: convert the file to Q8_0"
             ))
         })?;
         let (block, block_bytes) = kind.block();
@@ -322,7 +345,7 @@ fn place<'a>(
         let data = range
             .and_then(|(from, to)| bytes.get(usize::try_from(from).ok()?..usize::try_from(to).ok()?))
             .ok_or_else(|| bad(format!("the file ends before the tensor {name:?} does")))?;
-        let tensor = Tensor { kind: info.kind, dims: info.dims, data };
+        let tensor = Tensor { kind: info.kind, dims: info.dims, data: Cow::Borrowed(data) };
         if tensors.insert(info.name.clone(), tensor).is_some() {
             return Err(bad(format!("the tensor {:?} is there twice", info.name)));
         }

@@ -1,0 +1,229 @@
+use super::{
+    EngineConfig, Event, Shared, Stats,
+    active::Active,
+    prefix::{PrefixCache, page_key},
+};
+use crate::{
+    EngineError, Model,
+    arch::{Backend, Row, decoder::Scratch},
+    kv::KvCache,
+    sampler::TokenLogprobs,
+};
+use kernels::PAGE;
+use std::{collections::VecDeque, sync::PoisonError};
+use tracing::{debug, error};
+
+pub(super) struct Scheduler<'m> {
+    model: &'m Model,
+    backend: Backend,
+    config: EngineConfig,
+    pages_max: usize,
+    shared: &'m Shared,
+    active: Vec<Active<'m>>,
+    /// Answers under way that had to give up their pages; they go on before new jobs start.
+    preempted: VecDeque<Active<'m>>,
+    prefixes: PrefixCache,
+    scratch: Scratch,
+    stats: Stats,
+    /// Which answer's prompt is read first; moves on, so that long prompts share a step fairly.
+    turn: usize,
+}
+
+impl<'m> Scheduler<'m> {
+    pub(super) fn new(
+        model: &'m Model,
+        backend: Backend,
+        config: EngineConfig,
+        pages_max: usize,
+        shared: &'m Shared,
+    ) -> Self {
+        Self {
+            model,
+            backend,
+            config,
+            pages_max,
+            shared,
+            active: Vec::new(),
+            preempted: VecDeque::new(),
+            prefixes: PrefixCache::default(),
+            scratch: Scratch::default(),
+            stats: Stats { pages_max, ..Stats::default() },
+            turn: 0,
+        }
+    }
+
+    pub(super) fn run(&mut self) {
+        while self.admit() {
+            self.step();
+            self.active.retain(|a| !a.done);
+            self.publish();
+        }
+        debug!("the engine has stopped");
+    }
+
+    /// Shows the counters, and says when there is nothing left to do.
+    fn publish(&mut self) {
+        self.stats.running = self.active.len() + self.preempted.len();
+        self.stats.pages_used = self.pages_used();
+        let mut state = self.shared.lock();
+        state.stats = self.stats;
+        if self.stats.running == 0 && state.queue.len() == 0 {
+            self.shared.idle.notify_all();
+        }
+    }
+
+    /// Takes waiting jobs into the batch; sleeps while there is nothing to do. False when it is time to stop.
+    fn admit(&mut self) -> bool {
+        let busy = !self.active.is_empty() || !self.preempted.is_empty();
+        let mut state = self.shared.lock();
+        while !busy && state.queue.len() == 0 && !state.stopped {
+            state = self.shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.stopped && !busy {
+            while let Some(mut job) = state.queue.pop() {
+                let _ = (job.on_event)(Event::Failed(EngineError::Stopped));
+            }
+            return false;
+        }
+        while self.active.len() < self.config.batch_max.max(1) {
+            let mut next = match self.preempted.pop_front() {
+                Some(preempted) => preempted,
+                None => match state.queue.pop() {
+                    Some(job) => Active::new(self.model, job, self.pages_max * PAGE),
+                    None => break,
+                },
+            };
+            if self.config.prefix_cache {
+                next.keys = self.prefixes.attach(&next.tokens, &mut next.cache);
+                next.cached_tokens = next.cached_tokens.max(next.cache.positions().min(next.prompt));
+                self.stats.cached_tokens += next.cache.positions() as u64;
+            }
+            self.active.push(next);
+        }
+        state.stats.running = self.active.len() + self.preempted.len();
+        true
+    }
+
+    /// Pages in use: those of the prefix cache, and those that only one answer has.
+    fn pages_used(&self) -> usize {
+        let own = |a: &Active<'_>| a.cache.pages().len() - self.shared_pages(a);
+        self.prefixes.len() + self.active.iter().map(own).sum::<usize>()
+    }
+
+    fn shared_pages(&self, a: &Active<'_>) -> usize {
+        let held = |(i, key): (usize, &[u8; 32])| self.prefixes.holds(key, &a.cache, i);
+        a.keys.iter().enumerate().filter(|(i, key)| held((*i, key))).count()
+    }
+
+    /// Which rows the next forward pass has: a token of every answer under way, and a part of the prompts.
+    fn plan(&mut self) -> Vec<Row> {
+        let alone = self.active.iter().all(|a| a.missing() > 1);
+        let mut prefill =
+            if alone { self.config.prefill_chunk_alone } else { self.config.prefill_chunk }.max(1);
+        let n = self.active.len();
+        let mut counts = vec![0; n];
+        for (count, a) in counts.iter_mut().zip(&self.active) {
+            *count = usize::from(a.missing() == 1);
+        }
+        self.turn = self.turn.wrapping_add(1);
+        for i in (0..n).map(|i| (i + self.turn) % n) {
+            let missing = self.active[i].missing();
+            if missing > 1 {
+                counts[i] = missing.min(prefill);
+                prefill -= counts[i];
+            }
+        }
+        let mut rows = Vec::new();
+        for (sequence, (a, count)) in self.active.iter().zip(counts).enumerate() {
+            let from = a.cache.positions();
+            for position in from..from + count {
+                let wants_logits = position + 1 == a.tokens.len();
+                rows.push(Row { sequence, token: a.tokens[position], position, wants_logits });
+            }
+        }
+        rows
+    }
+
+    /// Finds pages for the rows: drops pages that nobody uses, then lets the youngest answers wait.
+    fn make_room(&mut self) -> Vec<Row> {
+        loop {
+            let rows = self.plan();
+            let mut ends = vec![0; self.active.len()];
+            for row in &rows {
+                ends[row.sequence] = row.position + 1;
+            }
+            let new = |(a, end): (&Active<'_>, &usize)| {
+                KvCache::pages_for(*end).saturating_sub(a.cache.pages().len())
+            };
+            let needed: usize = self.active.iter().zip(&ends).map(new).sum();
+            while self.pages_used() + needed > self.pages_max && self.prefixes.evict() {}
+            if self.pages_used() + needed <= self.pages_max || self.active.len() == 1 {
+                return rows;
+            }
+            if let Some(mut youngest) = self.active.pop() {
+                youngest.cache.clear();
+                youngest.keys.clear();
+                self.stats.preemptions += 1;
+                self.preempted.push_front(youngest);
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        let rows = self.make_room();
+        let mut caches: Vec<_> = self.active.iter_mut().map(|a| &mut a.cache).collect();
+        let logits = self.model.weights.forward(&self.backend, &rows, &mut caches, &mut self.scratch);
+        for row in &rows {
+            match row.position < self.active[row.sequence].prompt {
+                true => self.stats.prompt_tokens += 1,
+                false => self.stats.generated_tokens += u64::from(row.wants_logits),
+            }
+        }
+        self.keep_full_pages();
+        self.choose(&rows, logits);
+    }
+
+    /// Chooses a token for every row that has logits. Answers do not look at each other, so they are shared out among the workers.
+    fn choose(&mut self, rows: &[Row], logits: Vec<Vec<f32>>) {
+        type Chosen = Option<Result<(u32, Option<TokenLogprobs>), EngineError>>;
+        let wanted = rows.iter().filter(|r| r.wants_logits).map(|r| r.sequence);
+        let mut by_sequence: Vec<Option<Vec<f32>>> = vec![None; self.active.len()];
+        for (sequence, logits) in wanted.zip(logits) {
+            by_sequence[sequence] = Some(logits);
+        }
+        let mut items: Vec<(&mut Active<'m>, Option<Vec<f32>>, Chosen)> =
+            self.active.iter_mut().zip(by_sequence).map(|(a, logits)| (a, logits, None)).collect();
+        self.backend.pool.for_each_chunk(&mut items, 1, &|_, items| {
+            for (active, logits, chosen) in items {
+                *chosen = logits.as_mut().map(|logits| active.choose(logits));
+            }
+        });
+        for (active, _, chosen) in items {
+            match chosen {
+                None => active.report_prefill(),
+                Some(Ok((token, logprobs))) => {
+                    active.take(token, self.model.ends_turn(token), logprobs);
+                }
+                Some(Err(e)) => {
+                    error!(%e, "an answer failed");
+                    active.fail(e);
+                }
+            }
+        }
+    }
+
+    /// Gives pages that became full to the prefix cache.
+    fn keep_full_pages(&mut self) {
+        if !self.config.prefix_cache {
+            return;
+        }
+        for a in &mut self.active {
+            while let Some(page) = a.cache.full_page(a.keys.len()) {
+                let from = a.keys.len() * PAGE;
+                let key = page_key(a.keys.last(), &a.tokens[from..from + PAGE]);
+                self.prefixes.insert(key, page);
+                a.keys.push(key);
+            }
+        }
+    }
+}
