@@ -13,6 +13,7 @@
 //! **What you may not do here.** HTTP, chains, async, clocks, or randomness that is not in the job.
 
 mod arch;
+pub mod bench;
 mod constraint;
 mod error;
 pub mod formats;

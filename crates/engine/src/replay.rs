@@ -42,6 +42,18 @@ pub fn replay_with_logprobs(
     by: Choosing,
     top: Option<u8>,
 ) -> Result<Replay, EngineError> {
+    replay_on(model, prompt, tokens, by, top, EngineConfig::default().threads)
+}
+
+/// As [`replay_with_logprobs`], on a number of threads.
+pub(crate) fn replay_on(
+    model: &Model,
+    prompt: &[u32],
+    tokens: &[u32],
+    by: Choosing,
+    top: Option<u8>,
+    threads: usize,
+) -> Result<Replay, EngineError> {
     check(model, prompt, &by.sampling)?;
     let vocabulary = model.tokenizer().vocabulary();
     if let Some(token) = tokens.iter().find(|t| **t as usize >= vocabulary) {
@@ -51,7 +63,7 @@ pub fn replay_with_logprobs(
     if total > model.context_length() {
         return Err(EngineError::PromptTooLong { tokens: total, max: model.context_length() });
     }
-    let backend = Backend { isa: Isa::best(), pool: Pool::new(EngineConfig::default().threads) };
+    let backend = Backend { isa: Isa::best(), pool: Pool::new(threads) };
     let fed: Vec<u32> = prompt.iter().chain(tokens).copied().take(total.saturating_sub(1)).collect();
     let rows: Vec<_> = fed
         .iter()

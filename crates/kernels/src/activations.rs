@@ -110,17 +110,24 @@ for_each_isa! {
             }
             let largest = f32::from_bits(bits);
             let finite = bits < 0x7f80_0000;
-            let inverse = if finite && bits > 0 { 127.0 / largest } else { 0.0 };
-            let mut sums = [0i32; 2];
+            // Below 2^-100 the inverse could overflow; such a block is as good as zero.
+            let inverse = if finite && bits >= 0x0d80_0000 { 127.0 / largest } else { 0.0 };
             let mut rounded = [0i32; BLOCK];
             for i in 0..BLOCK {
-                let value = (x[i] * inverse + ROUND) - ROUND;
-                rounded[i] = (value as i32).clamp(-127, 127);
+                // |x * inverse| is at most 127 and a rounding, so the lowest bits of the sum are the nearest integer.
+                rounded[i] = ((x[i] * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
             }
+            if !finite {
+                rounded = [0; BLOCK];
+            }
+            let mut lanes = [0i32; 16];
             for i in 0..16 {
-                sums[0] += rounded[i];
-                sums[1] += rounded[16 + i];
+                lanes[i] = rounded[i] + (rounded[16 + i] << 16);
             }
+            // Two sums at once: sixteen values of at most 127 do not reach the upper half but by their sign.
+            let both: i32 = lanes.into_iter().sum();
+            let first = i32::from(both as i16);
+            let sums = [first, (both - first) >> 16];
             for i in 0..BLOCK {
                 q[i] = rounded[i] as i8;
             }

@@ -50,7 +50,8 @@ pub(crate) const ROUND: f32 = 12_582_912.0;
 pub fn exp(x: f32) -> f32 {
     // A NaN stays a NaN.
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = x - n * 0.693_359_4;
     let r = r - n * -2.121_944_4e-4;
     let p = 1.987_569_1e-4;
@@ -60,7 +61,8 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let y = p * (r * r) + r + 1.0;
-    y * f32::from_bits((((n as i32) + 127) as u32) << 23)
+    // The lowest bits of `shifted` are n; the shift drops all others.
+    y * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
 /// x / (1 + e^-x).

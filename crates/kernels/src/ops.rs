@@ -1,4 +1,5 @@
 use crate::{
+    Isa,
     float::{exp, gelu_erf, gelu_tanh, silu, tanh},
     isa::for_each_isa,
 };
@@ -138,24 +139,20 @@ for_each_isa! {
     }
 }
 
-/// The largest element; a NaN when there is one.
+/// The largest element; NaN does not count.
 #[inline(always)]
 fn largest(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];
-    let mut nan = false;
     let (whole, rest) = x.as_chunks::<16>();
     for chunk in whole {
         for i in 0..16 {
-            nan |= chunk[i].is_nan();
             lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
         }
     }
     for (lane, value) in lanes.iter_mut().zip(rest) {
-        nan |= value.is_nan();
         *lane = if *value > *lane { *value } else { *lane };
     }
-    let found = lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-    if nan { f32::NAN } else { found }
+    lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
 }
 
 /// Sum with 16 strided partial sums and a fixed tree, as [`dot`].
@@ -174,13 +171,18 @@ pub fn sum(x: &[f32]) -> f32 {
     tree(lanes)
 }
 
+for_each_isa! {
+    /// Writes the index of the largest element to `*best`; of equal ones the lowest. NaN is never chosen unless all are NaN (then 0).
+    fn find_largest(isa: Isa, x: &[f32], best: &mut usize) {
+        let most = largest(x);
+        let lowest = x.iter().position(|v| *v == most);
+        *best = lowest.or(x.iter().position(|v| !v.is_nan())).unwrap_or(0);
+    }
+}
+
 /// Index of the largest element; of equal ones the lowest. NaN is never chosen unless all are NaN.
 pub fn argmax(x: &[f32]) -> usize {
     let mut best = 0;
-    for (i, value) in x.iter().enumerate() {
-        if *value > x[best] || (x[best].is_nan() && !value.is_nan()) {
-            best = i;
-        }
-    }
+    find_largest(Isa::best(), x, &mut best);
     best
 }

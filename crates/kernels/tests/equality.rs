@@ -328,3 +328,24 @@ fn argmax_takes_the_lowest_of_equals() {
     assert_eq!(argmax(&[f32::NAN, -1.0, f32::NAN]), 1);
     assert_eq!(argmax(&[f32::NAN]), 0);
 }
+
+#[test]
+fn quantisation_follows_the_specification() {
+    // Written apart from the kernel: integers by rounding in f64, sums by counting.
+    let mut rng = Rng(77);
+    for _ in 0..2000 {
+        let mut x = rng.floats(32);
+        if rng.next().is_multiple_of(8) {
+            let tiny = f32::from_bits(0x0d7f_ffff);
+            x = vec![tiny; 32];
+        }
+        let a = Activations::quantise(Isa::best(), &x, 1, 32);
+        let (q, scale) = a.row(0);
+        let most = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+        assert_eq!(scale[0].to_bits(), (most / 127.0).to_bits());
+        let inverse = if most >= f32::from_bits(0x0d80_0000) { 127.0 / most } else { 0.0 };
+        for (q, x) in q.iter().zip(&x) {
+            assert_eq!(i32::from(*q), (x * inverse).round_ties_even() as i32);
+        }
+    }
+}

@@ -238,6 +238,9 @@ fn forward(
     let mut completion = Some(completion);
     Box::new(move |event| {
         let event = match event {
+            // Nothing to tell, but a client that left is noticed while its prompt is read.
+            Event::Prefill { .. } if sender.is_closed() => return ControlFlow::Break(()),
+            Event::Prefill { .. } => return ControlFlow::Continue(()),
             Event::Token { text, .. } => ChatEvent::Text(text),
             Event::Failed(e) => ChatEvent::Failed(fault(e)),
             Event::Done(done) => {

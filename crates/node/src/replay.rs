@@ -151,7 +151,7 @@ mod tests {
             anchor_hash: zero,
             time_ms: 0,
             arithmetic_class: ARITHMETIC_EXACT,
-            arithmetic_version: 1,
+            arithmetic_version: 2,
             rung_requested: 1,
             rung_achieved: 1,
         };

@@ -108,8 +108,7 @@ unsafe fn tile<const F: u8, const V: bool, const H: usize, const T: usize>(
 ) {
     let blocks = w.blocks();
     let stored = blocks / shared(F);
-    // SAFETY (whole function): the CPU has the features; block `at` lies inside the matrix, token t0+i inside `x`; the rows written
-    // are the caller's own.
+    // SAFETY: the CPU has the features; block `at` lies inside the matrix, token t0+i inside `x`; the rows written are the caller's own.
     unsafe {
         let mut acc = [[_mm256_setzero_ps(); T]; H];
         for b in 0..blocks {
