@@ -21,12 +21,12 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn help() {
-    for command in ["", "devnet", "node", "proxy", "chat", "receipt", "verify"] {
-        let args: Vec<_> = [command, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
+    for command in ["", "devnet", "node", "proxy", "chat", "receipt", "verify", "bench", "bench make-gguf"] {
+        let args: Vec<_> = command.split_whitespace().chain(["--help"]).collect();
         let output = og(&args);
         assert!(output.status.success());
         let name = if command.is_empty() { "og" } else { command };
-        insta::assert_snapshot!(format!("help_{name}"), text(&output.stdout));
+        insta::assert_snapshot!(format!("help_{}", name.replace(' ', "_")), text(&output.stdout));
     }
 }
 
