@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 isa=${ISA:-native}
 jobs=${JOBS:-2}
 venv=.cache/venv
-for tool in python3 cargo g++; do
+for tool in python3 cargo gcc g++; do
     command -v "$tool" >/dev/null || { echo "build.sh: install $tool first" >&2; exit 1; }
 done
 
