@@ -1,3 +1,4 @@
+use crate::bench::{ShapeName, WeightType};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use types::{B256, ReceiptId};
@@ -48,6 +49,11 @@ pub(crate) enum Command {
     },
     /// Check a proof file, with no network.
     Verify(VerifyArgs),
+    /// Tools for measuring speed.
+    Bench {
+        #[command(subcommand)]
+        command: BenchCommand,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -225,4 +231,37 @@ pub(crate) struct VerifyArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Write a model file with the shape of a known model and random weights.
+    MakeGguf(MakeGgufArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The weights are random, so the model's answers are noise; its speed and memory are those of the real one.
+The same shape, type and seed give the same bytes on every machine.
+
+Examples:
+  og bench make-gguf --shape smollm-135m --out smollm-135m-q8_0.gguf
+  og bench make-gguf --shape tinyllama-1.1b --seed 1 --out tinyllama-1.1b-q8_0.gguf
+  og bench make-gguf --shape llama-3.2-1b --type q4_0 --out llama-3.2-1b-q4_0.gguf")]
+pub(crate) struct MakeGgufArgs {
+    /// The model whose sizes the file has.
+    #[arg(long, value_enum)]
+    pub(crate) shape: ShapeName,
+    /// Type of the weight matrices.
+    #[arg(long = "type", value_enum, default_value = "q8_0")]
+    pub(crate) kind: WeightType,
+    /// Another seed gives other weights.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// The file to write.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Overwrite the file if it is there.
+    #[arg(long)]
+    pub(crate) force: bool,
 }

@@ -1,6 +1,7 @@
 //! The subcommands.
 
 use crate::{
+    bench,
     cli::{ChatArgs, Cli, Command, DevnetArgs, NodeArgs, ProxyArgs, ReceiptCommand, VerifyArgs},
     devnet,
     genesis::COIN,
@@ -28,6 +29,9 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Chat(args) => chat(args).await.map(|()| true),
         Command::Receipt { command } => receipt(command).await.map(|()| true),
         Command::Verify(args) => verify(&args),
+        Command::Bench { command } => {
+            tokio::task::spawn_blocking(move || bench::run(&command)).await?.map(|()| true)
+        }
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn apply(mut cli: Cli) -> anyhow::Result<Cli> {
             fill(proxy, PROXY_URL, settings.proxy);
         }
         Command::Verify(a) => a.network = a.network.or(settings.network),
-        Command::Devnet(_) => {}
+        Command::Devnet(_) | Command::Bench { .. } => {}
     }
     Ok(cli)
 }

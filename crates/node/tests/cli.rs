@@ -21,12 +21,12 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn help() {
-    for command in ["", "devnet", "node", "proxy", "chat", "receipt", "verify"] {
-        let args: Vec<_> = [command, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
+    for command in ["", "devnet", "node", "proxy", "chat", "receipt", "verify", "bench", "bench make-gguf"] {
+        let args: Vec<_> = command.split_whitespace().chain(["--help"]).collect();
         let output = og(&args);
         assert!(output.status.success());
         let name = if command.is_empty() { "og" } else { command };
-        insta::assert_snapshot!(format!("help_{name}"), text(&output.stdout));
+        insta::assert_snapshot!(format!("help_{}", name.replace(' ', "_")), text(&output.stdout));
     }
 }
 
@@ -63,6 +63,32 @@ fn mistakes_say_what_to_do_and_have_exit_codes() {
         assert!(text(&output.stderr).contains(words), "{args:?}: {}", text(&output.stderr));
         assert!(!text(&output.stderr).contains("panicked"));
     }
+}
+
+#[test]
+fn make_gguf_overwrites_only_when_told() {
+    let dir = std::env::temp_dir().join(format!("og-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("tiny.gguf");
+    let make = |seed: &str, more: &[&str]| {
+        let out = path.to_str().unwrap();
+        let args = ["bench", "make-gguf", "--shape", "tiny", "--seed", seed, "--out", out];
+        og(&[&args[..], more].concat())
+    };
+    let first = make("1", &[]);
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stderr));
+    assert!(text(&first.stdout).contains("random-tiny, 20 tensors"));
+    let written = std::fs::read(&path).unwrap();
+    let refused = make("2", &[]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("is already there"), "{}", text(&refused.stderr));
+    assert_eq!(std::fs::read(&path).unwrap(), written);
+    assert_eq!(make("2", &["--force"]).status.code(), Some(0));
+    assert_ne!(std::fs::read(&path).unwrap(), written);
+    std::fs::remove_dir_all(&dir).unwrap();
+    let lost = make("1", &[]);
+    assert_eq!(lost.status.code(), Some(2));
+    assert!(text(&lost.stderr).contains("its folder must exist"), "{}", text(&lost.stderr));
 }
 
 #[test]

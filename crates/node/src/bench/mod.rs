@@ -1,0 +1,21 @@
+//! Tools for measuring: model files of known shapes with random weights.
+
+mod make_gguf;
+mod random_weights;
+mod shapes;
+mod vocabulary;
+
+pub(crate) use random_weights::WeightType;
+pub(crate) use shapes::ShapeName;
+
+use crate::cli::BenchCommand;
+
+/// Runs a subcommand of `og bench`.
+///
+/// # Errors
+/// What went wrong and what to do about it.
+pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<()> {
+    match command {
+        BenchCommand::MakeGguf(args) => make_gguf::run(args),
+    }
+}
