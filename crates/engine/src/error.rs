@@ -54,6 +54,12 @@ pub enum EngineError {
     /// The grammar is unsound or cannot be followed.
     #[error("the response format cannot be followed: {0}")]
     Grammar(String),
+    /// The model generates no text.
+    #[error("this model gives embeddings only; ask /v1/embeddings")]
+    OnlyEmbeddings,
+    /// The model gives no embeddings.
+    #[error("this model generates text and gives no embeddings; serve an encoder such as MiniLM for those")]
+    NoEmbeddings,
     /// Too many jobs wait.
     #[error("the engine's queue is full ({max} jobs); try again later")]
     QueueFull {

@@ -31,5 +31,7 @@ pub use error::EngineError;
 pub use model::{ChatMessage, Model, Progress, Role};
 pub use replay::{Replay, replay, replay_with_logprobs};
 pub use sampler::{Choosing, TokenLogprobs, philox4x32};
-pub use scheduler::{Completion, Engine, EngineConfig, Event, FinishReason, Job, OnEvent, Stats};
+pub use scheduler::{
+    Completion, Engine, EngineConfig, Event, FinishReason, Job, OnEmbedding, OnEvent, Stats,
+};
 pub use tokenizer::{TextDecoder, Tokenizer};

@@ -1,6 +1,6 @@
 use crate::{
     EngineError,
-    arch::{self, decoder::Decoder, loader::Loader},
+    arch::{self, Weights, decoder::Decoder, loader::Loader},
     formats::gguf::{Gguf, Value},
     template::ChatTemplate,
     tokenizer::Tokenizer,
@@ -47,7 +47,7 @@ pub struct ChatMessage {
 
 /// A loaded model.
 pub struct Model {
-    pub(crate) weights: Decoder,
+    pub(crate) weights: Weights,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     bos: String,
@@ -101,7 +101,11 @@ impl Model {
         let template = ChatTemplate::new(gguf.string("tokenizer.chat_template")?)?;
         let pool = Pool::new(thread::available_parallelism().map_or(1, usize::from));
         let loader = Loader::new(gguf, &pool, progress)?;
-        let weights = arch::decoder(&loader, tokenizer.vocabulary())?;
+        let weights = arch::load(&loader, tokenizer.vocabulary())?;
+        let (context, hyperparameters) = match &weights {
+            Weights::Decoder(d) => (d.spec.context, d.spec.hyperparameters()),
+            Weights::Encoder(e) => (e.context(), e.hyperparameters()),
+        };
         let bos = gguf.integer("tokenizer.ggml.bos_token_id").ok();
         let bos = bos.and_then(|id| tokenizer.special_text(id)).unwrap_or_default().to_owned();
         let optional = |key: &str| match gguf.metadata.get(key) {
@@ -113,10 +117,10 @@ impl Model {
             name: optional("general.name"),
             architecture: loader.architecture().into(),
             arithmetic_version: kernels::ARITHMETIC_VERSION,
-            context_length: weights.spec.context as u32,
-            vocab_size: weights.vocabulary as u32,
+            context_length: context as u32,
+            vocab_size: tokenizer.vocabulary() as u32,
             parameters: gguf.tensors.values().map(|t| t.elements()).sum(),
-            hyperparameters: weights.spec.hyperparameters(),
+            hyperparameters,
             weights_root: loader.weights_root()?,
             tokenizer_hash: tokenizer.hash(),
             template_hash: template.hash(),
@@ -141,12 +145,31 @@ impl Model {
 
     /// Longest sequence in tokens.
     pub fn context_length(&self) -> usize {
-        self.weights.spec.context
+        self.manifest.context_length as usize
     }
 
     /// Bytes of the weights in memory.
     pub fn weight_bytes(&self) -> usize {
-        self.weights.bytes()
+        match &self.weights {
+            Weights::Decoder(d) => d.bytes(),
+            Weights::Encoder(e) => e.bytes(),
+        }
+    }
+
+    /// Elements of an embedding, when this model gives embeddings (and then it gives nothing else).
+    pub fn embedding_width(&self) -> Option<usize> {
+        match &self.weights {
+            Weights::Decoder(_) => None,
+            Weights::Encoder(e) => Some(e.width()),
+        }
+    }
+
+    /// The weights that generate tokens.
+    pub(crate) fn decoder(&self) -> Result<&Decoder, EngineError> {
+        match &self.weights {
+            Weights::Decoder(d) => Ok(d),
+            Weights::Encoder(_) => Err(EngineError::OnlyEmbeddings),
+        }
     }
 
     /// Whether `token` ends an answer.

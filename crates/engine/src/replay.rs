@@ -54,6 +54,7 @@ pub(crate) fn replay_on(
     top: Option<u8>,
     threads: usize,
 ) -> Result<Replay, EngineError> {
+    let decoder = model.decoder()?;
     check(model, prompt, &by.sampling)?;
     let vocabulary = model.tokenizer().vocabulary();
     if let Some(token) = tokens.iter().find(|t| **t as usize >= vocabulary) {
@@ -75,13 +76,13 @@ pub(crate) fn replay_on(
             wants_logits: position + 1 >= prompt.len() && !tokens.is_empty(),
         })
         .collect();
-    let mut cache = KvCache::new(model.weights.spec.kv_shape());
+    let mut cache = KvCache::new(decoder.spec.kv_shape());
     let mut sampler = Sampler::new(by);
     let mut scratch = Scratch::default();
     let mut found = Replay { first_difference: None, trace_root: B256::ZERO, logprobs: Vec::new() };
     let mut index = 0;
     for chunk in rows.chunks(CHUNK) {
-        for mut logits in model.weights.forward(&backend, chunk, &mut [&mut cache], &mut scratch) {
+        for mut logits in decoder.forward(&backend, chunk, &mut [&mut cache], &mut scratch) {
             if logits.iter().any(|l| !l.is_finite()) {
                 return Err(EngineError::NotANumber { position: prompt.len() + index - 1 });
             }

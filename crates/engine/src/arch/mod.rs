@@ -1,5 +1,6 @@
 //! Model architectures, one file each: how a file's metadata and tensors become the parts that `decoder` and `encoder` run.
 
+pub(crate) mod bert;
 pub(crate) mod decoder;
 mod gemma;
 mod llama;
@@ -9,20 +10,32 @@ mod qwen;
 pub(crate) mod spec;
 
 use crate::EngineError;
+use bert::Encoder;
 use decoder::Decoder;
 use kernels::{Isa, Pool};
 use loader::Loader;
 
 /// Architectures that can be loaded, by their names in GGUF.
-pub(crate) const SUPPORTED: &str = "llama (also Mistral and SmolLM), qwen2, qwen3, gemma2, gemma3, phi3";
+pub(crate) const SUPPORTED: &str =
+    "llama (also Mistral and SmolLM), qwen2, qwen3, gemma2, gemma3, phi3, bert";
 
-/// Loads the decoder that the file describes.
-pub(crate) fn decoder(loader: &Loader<'_, '_>, vocabulary: usize) -> Result<Decoder, EngineError> {
+/// The weights of a model, by what they are good for.
+#[derive(Debug)]
+pub(crate) enum Weights {
+    /// Generates tokens.
+    Decoder(Decoder),
+    /// Gives embeddings of texts.
+    Encoder(Encoder),
+}
+
+/// Loads the weights that the file describes.
+pub(crate) fn load(loader: &Loader<'_, '_>, vocabulary: usize) -> Result<Weights, EngineError> {
     match loader.architecture() {
-        "llama" => llama::load(loader, vocabulary),
-        "qwen2" | "qwen3" => qwen::load(loader, vocabulary),
-        "gemma2" | "gemma3" => gemma::load(loader, vocabulary),
-        "phi3" => phi::load(loader, vocabulary),
+        "llama" => llama::load(loader, vocabulary).map(Weights::Decoder),
+        "qwen2" | "qwen3" => qwen::load(loader, vocabulary).map(Weights::Decoder),
+        "gemma2" | "gemma3" => gemma::load(loader, vocabulary).map(Weights::Decoder),
+        "phi3" => phi::load(loader, vocabulary).map(Weights::Decoder),
+        "bert" => bert::load(loader, vocabulary).map(Weights::Encoder),
         other => Err(EngineError::Unsupported(format!("architecture {other:?}; supported: {SUPPORTED}"))),
     }
 }

@@ -1,3 +1,4 @@
 //! Model file formats.
 
 pub mod gguf;
+pub mod huggingface;

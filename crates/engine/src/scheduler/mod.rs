@@ -10,6 +10,7 @@ use crate::{EngineError, Model, arch::Backend, constraint::Constraint, kv::KvCac
 use kernels::{Isa, Pool, denormals_are_kept};
 use queue::Queue;
 use std::{
+    collections::VecDeque,
     ops::ControlFlow,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -111,6 +112,9 @@ pub enum Event {
 /// Called on the engine's thread for every event; must return quickly. Breaking cancels the job.
 pub type OnEvent = Box<dyn FnMut(Event) -> ControlFlow<()> + Send>;
 
+/// Called once with an embedding.
+pub type OnEmbedding = Box<dyn FnOnce(Vec<f32>) + Send>;
+
 /// One answer to compute.
 pub struct Job {
     /// Prompt tokens.
@@ -202,14 +206,22 @@ struct Shared {
     idle: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     queue: Queue,
+    /// Texts that wait for their embeddings.
+    texts: VecDeque<(Vec<u32>, OnEmbedding)>,
     /// No new jobs.
     draining: bool,
     /// End when the batch is empty.
     stopped: bool,
     stats: Stats,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "State({} jobs and {} texts wait)", self.queue.len(), self.texts.len())
+    }
 }
 
 impl Shared {
@@ -229,7 +241,7 @@ impl Engine {
         if !isa.is_available() {
             return Err(EngineError::Unsupported(format!("this machine has no {}", isa.name())));
         }
-        let page_bytes = model.weights.spec.kv_shape().page_bytes();
+        let page_bytes = model.decoder().map_or(1, |d| d.spec.kv_shape().page_bytes());
         let pages_max = config.kv_bytes / page_bytes;
         if pages_max == 0 {
             return Err(EngineError::Unsupported(format!(
@@ -278,6 +290,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] when the job can never run, or the queue is full.
     pub fn submit(&self, job: Job) -> Result<(), EngineError> {
+        self.0.model.decoder()?;
         check(&self.0.model, &job.prompt, &job.sampling)?;
         let bad_stop = |s: &String| s.is_empty() || s.len() > STOP_BYTES_MAX;
         if job.stop.len() > STOP_COUNT_MAX || job.stop.iter().any(bad_stop) {
@@ -308,12 +321,44 @@ impl Engine {
         Ok(())
     }
 
+    /// Queues the embedding of a text, given as tokens, special ones included. `reply` is called on the engine's thread.
+    ///
+    /// # Errors
+    /// [`EngineError`] when the model gives no embeddings, the text is empty or too long, or the queue is full.
+    pub fn embed(&self, tokens: Vec<u32>, reply: OnEmbedding) -> Result<(), EngineError> {
+        let model = &self.0.model;
+        if model.embedding_width().is_none() {
+            return Err(EngineError::NoEmbeddings);
+        }
+        if tokens.len() > model.context_length() {
+            return Err(EngineError::PromptTooLong { tokens: tokens.len(), max: model.context_length() });
+        }
+        if tokens.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        let vocabulary = model.tokenizer().vocabulary();
+        if let Some(token) = tokens.iter().find(|t| **t as usize >= vocabulary) {
+            return Err(EngineError::UnknownToken { token: *token, vocabulary });
+        }
+        let mut state = self.0.shared.lock();
+        if state.draining || state.stopped {
+            return Err(EngineError::Stopped);
+        }
+        if state.texts.len() >= self.0.queue_max {
+            return Err(EngineError::QueueFull { max: self.0.queue_max });
+        }
+        state.texts.push_back((tokens, reply));
+        drop(state);
+        self.0.shared.wake.notify_one();
+        Ok(())
+    }
+
     /// Takes no more jobs and waits until those there are have ended, at most for `limit`. True when all have.
     pub fn drain(&self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
         let mut state = self.0.shared.lock();
         state.draining = true;
-        while state.queue.len() + state.stats.running > 0 {
+        while state.queue.len() + state.texts.len() + state.stats.running > 0 {
             let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) else {
                 return false;
             };

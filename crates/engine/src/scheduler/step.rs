@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     EngineError, Model,
-    arch::{Backend, Row, decoder::Scratch},
+    arch::{Backend, Row, Weights, decoder::Scratch},
     kv::KvCache,
     sampler::TokenLogprobs,
 };
@@ -54,7 +54,10 @@ impl<'m> Scheduler<'m> {
 
     pub(super) fn run(&mut self) {
         while self.admit() {
-            self.step();
+            self.embed();
+            if !self.active.is_empty() {
+                self.step();
+            }
             self.active.retain(|a| !a.done);
             self.publish();
         }
@@ -67,7 +70,7 @@ impl<'m> Scheduler<'m> {
         self.stats.pages_used = self.pages_used();
         let mut state = self.shared.lock();
         state.stats = self.stats;
-        if self.stats.running == 0 && state.queue.len() == 0 {
+        if self.stats.running == 0 && state.queue.len() + state.texts.len() == 0 {
             self.shared.idle.notify_all();
         }
     }
@@ -76,7 +79,7 @@ impl<'m> Scheduler<'m> {
     fn admit(&mut self) -> bool {
         let busy = !self.active.is_empty() || !self.preempted.is_empty();
         let mut state = self.shared.lock();
-        while !busy && state.queue.len() == 0 && !state.stopped {
+        while !busy && state.queue.len() + state.texts.len() == 0 && !state.stopped {
             state = self.shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.stopped && !busy {
@@ -85,11 +88,15 @@ impl<'m> Scheduler<'m> {
             }
             return false;
         }
+        let Ok(decoder) = self.model.decoder() else { return true };
         while self.active.len() < self.config.batch_max.max(1) {
             let mut next = match self.preempted.pop_front() {
                 Some(preempted) => preempted,
                 None => match state.queue.pop() {
-                    Some(job) => Active::new(self.model, job, self.pages_max * PAGE),
+                    Some(job) => {
+                        let shape = decoder.spec.kv_shape();
+                        Active::new(self.model, shape, job, self.pages_max * PAGE)
+                    }
                     None => break,
                 },
             };
@@ -169,10 +176,19 @@ impl<'m> Scheduler<'m> {
         }
     }
 
+    /// Computes the embedding of one waiting text.
+    fn embed(&mut self) {
+        let Weights::Encoder(encoder) = &self.model.weights else { return };
+        let Some((tokens, reply)) = self.shared.lock().texts.pop_front() else { return };
+        self.stats.prompt_tokens += tokens.len() as u64;
+        reply(encoder.embed(&self.backend, &tokens));
+    }
+
     fn step(&mut self) {
+        let Ok(decoder) = self.model.decoder() else { return };
         let rows = self.make_room();
         let mut caches: Vec<_> = self.active.iter_mut().map(|a| &mut a.cache).collect();
-        let logits = self.model.weights.forward(&self.backend, &rows, &mut caches, &mut self.scratch);
+        let logits = decoder.forward(&self.backend, &rows, &mut caches, &mut self.scratch);
         for row in &rows {
             match row.position < self.active[row.sequence].prompt {
                 true => self.stats.prompt_tokens += 1,
