@@ -1,11 +1,15 @@
 use crate::{
     EngineError,
     arch::{self, Weights, decoder::Decoder, loader::Loader},
-    formats::gguf::{Gguf, Value},
-    template::ChatTemplate,
-    tokenizer::Tokenizer,
+    formats::{
+        gguf::{Gguf, Value},
+        huggingface::{Directory, small_file},
+    },
+    template::{ChatTemplate, PLAIN_TEMPLATE},
+    tokenizer::{Hints, Tokenizer},
 };
 use kernels::{FileMap, Pool};
+use serde_json::Value as Json;
 use std::{path::Path, sync::Arc, thread};
 use types::{ModelId, ModelManifest};
 
@@ -62,7 +66,7 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Loads a GGUF file.
+    /// Loads a GGUF file, or a directory with `config.json`, `tokenizer.json` and safetensors.
     ///
     /// # Errors
     /// [`EngineError`] says what is wrong with the file.
@@ -76,8 +80,42 @@ impl Model {
     /// As [`open`](Self::open).
     pub fn open_with(path: &Path, progress: &Progress<'_>) -> Result<Arc<Self>, EngineError> {
         let fault = |reason: String| EngineError::File { path: path.display().to_string(), reason };
+        if path.is_dir() {
+            return Self::open_directory(path, progress);
+        }
         let map = FileMap::open(path).map_err(|e| fault(e.to_string()))?;
-        Self::build(&Gguf::parse(&map)?, progress)
+        let gguf = Gguf::parse(&map)?;
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let template = gguf.optional_string("tokenizer.chat_template")?.map(str::to_owned);
+        Self::build(&gguf, tokenizer, template, progress)
+    }
+
+    /// Loads a Hugging Face directory.
+    fn open_directory(path: &Path, progress: &Progress<'_>) -> Result<Arc<Self>, EngineError> {
+        let directory = Directory::open(path)?;
+        let gguf = directory.gguf()?;
+        let read = |file: &str| small_file(&path.join(file));
+        let json = |file: &str| -> Result<Json, EngineError> {
+            let bytes = read(file)?.unwrap_or_else(|| b"null".to_vec());
+            serde_json::from_slice(&bytes).map_err(|e| EngineError::File {
+                path: path.join(file).display().to_string(),
+                reason: e.to_string(),
+            })
+        };
+        let tokenizer = read("tokenizer.json")?.ok_or_else(|| EngineError::File {
+            path: path.join("tokenizer.json").display().to_string(),
+            reason: "no such file; a model directory needs it".into(),
+        })?;
+        let (config, generation) = (json("tokenizer_config.json")?, json("generation_config.json")?);
+        let vocabulary = gguf.tensor("token_embd.weight")?.dims.last().copied().unwrap_or(0) as usize;
+        let models = vec![&generation, directory.config()];
+        let hints = Hints { config: Some(&config), models, vocabulary };
+        let tokenizer = Tokenizer::from_hugging_face(&tokenizer, &hints)?;
+        let template = match read("chat_template.jinja")? {
+            Some(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+            None => config["chat_template"].as_str().map(str::to_owned),
+        };
+        Self::build(&gguf, tokenizer, template, progress)
     }
 
     /// The model that is built into the program: `taskmaster-chat`.
@@ -93,12 +131,20 @@ impl Model {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn parse(bytes: &[u8]) -> Result<Arc<Self>, EngineError> {
-        Self::build(&Gguf::parse(bytes)?, &|_, _| ())
+        let gguf = Gguf::parse(bytes)?;
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        let template = gguf.optional_string("tokenizer.chat_template")?.map(str::to_owned);
+        Self::build(&gguf, tokenizer, template, &|_, _| ())
     }
 
-    fn build(gguf: &Gguf<'_>, progress: &Progress<'_>) -> Result<Arc<Self>, EngineError> {
-        let tokenizer = Tokenizer::from_gguf(gguf)?;
-        let template = ChatTemplate::new(gguf.string("tokenizer.chat_template")?)?;
+    fn build(
+        gguf: &Gguf<'_>,
+        tokenizer: Tokenizer,
+        template: Option<String>,
+        progress: &Progress<'_>,
+    ) -> Result<Arc<Self>, EngineError> {
+        // A model without a template takes raw prompts; asked to chat, it gets plain turns.
+        let template = ChatTemplate::new(template.as_deref().unwrap_or(PLAIN_TEMPLATE))?;
         let pool = Pool::new(thread::available_parallelism().map_or(1, usize::from));
         let loader = Loader::new(gguf, &pool, progress)?;
         let weights = arch::load(&loader, tokenizer.vocabulary())?;
@@ -106,8 +152,7 @@ impl Model {
             Weights::Decoder(d) => (d.spec.context, d.spec.hyperparameters()),
             Weights::Encoder(e) => (e.context(), e.hyperparameters()),
         };
-        let bos = gguf.integer("tokenizer.ggml.bos_token_id").ok();
-        let bos = bos.and_then(|id| tokenizer.special_text(id)).unwrap_or_default().to_owned();
+        let bos = tokenizer.bos().and_then(|id| tokenizer.special_text(id)).unwrap_or_default().to_owned();
         let optional = |key: &str| match gguf.metadata.get(key) {
             Some(Value::String(s)) => s.chars().filter(|c| !c.is_control()).take(128).collect(),
             _ => String::new(),
@@ -174,7 +219,7 @@ impl Model {
 
     /// Whether `token` ends an answer.
     pub(crate) fn ends_turn(&self, token: u32) -> bool {
-        token == self.tokenizer.end_of_turn()
+        self.tokenizer.is_end_of_generation(token)
     }
 
     /// The tokenizer.

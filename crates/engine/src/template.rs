@@ -7,6 +7,10 @@ const FUEL: u64 = 1_000_000;
 /// Longest template in bytes.
 const TEMPLATE_BYTES_MAX: usize = 64 << 10;
 
+/// For models that bring no template of their own.
+pub(crate) const PLAIN_TEMPLATE: &str =
+    "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
+
 /// A model's chat template (Jinja).
 pub(crate) struct ChatTemplate {
     source: String,
@@ -100,6 +104,7 @@ fn strftime(format: &str, unix: u64) -> String {
             Some('H') => out.push_str(&format!("{:02}", seconds / 3600)),
             Some('M') => out.push_str(&format!("{:02}", seconds / 60 % 60)),
             Some('S') => out.push_str(&format!("{:02}", seconds % 60)),
+            Some('%') => out.push('%'),
             Some(other) => out.extend(['%', other]),
             None => out.push('%'),
         }
@@ -126,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_clock_is_an_input() {
-        assert_eq!(strftime("%d %b %Y %H:%M:%S %%", 0), "01 Jan 1970 00:00:00 %%");
+        assert_eq!(strftime("%d %b %Y %H:%M:%S %%", 0), "01 Jan 1970 00:00:00 %");
         assert_eq!(strftime("%B %d, %Y", 1_795_219_200), "November 21, 2026");
         assert_eq!(strftime("%Y-%m-%d", 951_782_400), "2000-02-29");
         let t = ChatTemplate::new("{{ strftime_now('%Y') }}").unwrap();

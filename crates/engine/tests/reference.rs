@@ -143,7 +143,7 @@ fn one_answer_in_every_configuration() {
     assert_eq!(model.id().to_string(), GOLDEN_MODEL);
 }
 const GOLDEN_TRACES: &str = "0x8c6df512f7a3a6a3cfc8e230fcca14b2fb218b1e7beb4cee71629929829d8447";
-const GOLDEN_MODEL: &str = "0x9ecaed0da3dc017498a78786061464f4c4e79f5d05fe3f2ad9e9600592a5026a";
+const GOLDEN_MODEL: &str = "0x989304f55e902d3ea6b2e05433ef1931fd57199b3685f6f1c174e606c09dd2b9";
 
 #[test]
 fn replay_confirms_honest_answers_and_finds_the_first_lie() {

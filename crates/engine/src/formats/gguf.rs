@@ -251,6 +251,17 @@ impl<'a> Gguf<'a> {
         }
     }
 
+    /// The string `key`, if present.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] when it is of another type.
+    pub fn optional_string(&self, key: &str) -> Result<Option<&str>, EngineError> {
+        match self.metadata.contains_key(key) {
+            true => self.string(key).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// The unsigned integer `key`.
     ///
     /// # Errors

@@ -80,6 +80,11 @@ impl Directory {
         Ok(Self { config, shards: shards.collect::<Result<_, _>>()?, name })
     }
 
+    /// `config.json`.
+    pub fn config(&self) -> &Json {
+        &self.config
+    }
+
     /// Metadata and tensors in GGUF's terms, without the tokenizer's.
     ///
     /// # Errors

@@ -1,42 +1,62 @@
-use crate::{
-    EngineError,
-    formats::gguf::{Gguf, Value},
-};
-use std::collections::{BTreeMap, HashMap};
-use tokenizers::{models::bpe::BPE, pre_tokenizers::byte_level::ByteLevel};
+//! Text to tokens and back: byte-level BPE, SentencePiece BPE and unigram, WordPiece, on top of the `tokenizers` library.
+
+mod gguf;
+mod huggingface;
+mod parts;
+
+use crate::{EngineError, formats::gguf::Gguf};
+pub(crate) use huggingface::Hints;
+use parts::{Kind, Spelling, bad};
+use std::collections::BTreeSet;
 use types::{B256, keccak256};
 
-/// `tokenizer.ggml.token_type` of ordinary tokens.
-const NORMAL: u64 = 1;
+/// Texts of tokens that end an answer, whatever else the file says, when they are control tokens.
+const WELL_KNOWN_ENDS: [&str; 7] =
+    ["<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "</s>"];
 
-/// Byte-level BPE (GPT-2) from a GGUF file.
+/// The tokenizer of a model.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    spelling: Spelling,
     /// Bytes of every token; empty for special ones.
     bytes: Vec<Vec<u8>>,
     /// Text and id of special tokens, longest first.
     special: Vec<(String, u32)>,
+    /// First bytes of special tokens.
+    special_starts: [bool; 256],
+    bos: Option<u32>,
     end_of_turn: u32,
+    ends: BTreeSet<u32>,
+    add_bos: bool,
     hash: B256,
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tokenizer({} tokens)", self.bytes.len())
+        write!(f, "Tokenizer({} tokens, {:?})", self.bytes.len(), self.spelling)
     }
 }
 
-fn bad(detail: impl Into<String>) -> EngineError {
-    EngineError::Tokenizer(detail.into())
-}
+/// keccak-256 over fields that are each preceded by their length (u64 BE), so that no two lists of fields give the same bytes.
+struct ContentHash(Vec<u8>);
 
-fn strings<'a>(list: &'a [Value], what: &str) -> Result<Vec<&'a str>, EngineError> {
-    list.iter()
-        .map(|v| match v {
-            Value::String(s) => Ok(s.as_str()),
-            _ => Err(bad(format!("{what} must be strings"))),
-        })
-        .collect()
+impl ContentHash {
+    fn new(domain: &[u8]) -> Self {
+        Self(domain.to_vec())
+    }
+
+    fn field(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn number(&mut self, n: u64) {
+        self.field(&n.to_be_bytes());
+    }
+
+    fn finish(self) -> B256 {
+        keccak256(self.0)
+    }
 }
 
 impl Tokenizer {
@@ -45,54 +65,50 @@ impl Tokenizer {
     /// # Errors
     /// [`EngineError`] when the data is missing, inconsistent or of a kind that is not supported.
     pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Self, EngineError> {
-        let (model, pre) = (gguf.string("tokenizer.ggml.model")?, gguf.string("tokenizer.ggml.pre")?);
-        if (model, pre) != ("gpt2", "gpt-2") {
-            return Err(EngineError::Unsupported(format!("tokenizer {model}/{pre}; supported: gpt2/gpt-2")));
-        }
-        let tokens = strings(gguf.list("tokenizer.ggml.tokens")?, "tokens")?;
-        let merges = strings(gguf.list("tokenizer.ggml.merges")?, "merges")?;
-        let kinds = gguf.list("tokenizer.ggml.token_type")?;
-        if kinds.len() != tokens.len() || tokens.is_empty() {
-            return Err(bad("tokens and token types differ in number"));
-        }
-        let end_of_turn = gguf.integer("tokenizer.ggml.eos_token_id")?;
-        if end_of_turn as usize >= tokens.len() {
-            return Err(bad("the end-of-turn token is not in the vocabulary"));
-        }
-        let to_byte = byte_of_char();
+        gguf::read(gguf)
+    }
+
+    /// Reads the bytes of a `tokenizer.json`, with what other files of its directory say.
+    pub(crate) fn from_hugging_face(bytes: &[u8], hints: &Hints<'_>) -> Result<Self, EngineError> {
+        huggingface::read(bytes, hints)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a tokenizer")]
+    fn assemble(
+        inner: tokenizers::Tokenizer,
+        spelling: Spelling,
+        tokens: &[&str],
+        kinds: &[Kind],
+        bos: Option<u32>,
+        end_of_turn: u32,
+        mut ends: BTreeSet<u32>,
+        add_bos: bool,
+        hash: B256,
+    ) -> Result<Self, EngineError> {
+        let chars = parts::byte_of_char();
         let mut bytes = Vec::with_capacity(tokens.len());
         let mut special = Vec::new();
         for (id, (token, kind)) in tokens.iter().zip(kinds).enumerate() {
-            let normal = matches!(kind, Value::Unsigned(NORMAL)) || *kind == Value::Signed(NORMAL as i64);
-            if normal {
-                let spelled = token.chars().map(|c| to_byte.get(&c).copied()).collect::<Option<Vec<u8>>>();
-                bytes.push(spelled.ok_or_else(|| bad(format!("token {id} is not byte-level text")))?);
-            } else {
-                bytes.push(Vec::new());
-                if !token.is_empty() {
-                    special.push(((*token).to_owned(), id as u32));
+            bytes.push(match kind {
+                Kind::Normal => parts::spell(spelling, token, &chars)
+                    .ok_or_else(|| bad(format!("token {id} is not byte-level text")))?,
+                Kind::UserDefined => token.as_bytes().to_vec(),
+                Kind::Control | Kind::Unused => Vec::new(),
+            });
+            if *kind == Kind::Control && !token.is_empty() {
+                special.push(((*token).to_owned(), id as u32));
+                if WELL_KNOWN_ENDS.contains(token) {
+                    ends.insert(id as u32);
                 }
             }
         }
         special.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.cmp(b)));
-        let mut vocabulary: HashMap<String, u32> = HashMap::new();
-        for (id, token) in tokens.iter().enumerate() {
-            if vocabulary.insert((*token).to_owned(), id as u32).is_some() {
-                return Err(bad(format!("the token {token:?} is there twice")));
-            }
+        let mut special_starts = [false; 256];
+        for (text, _) in &special {
+            special_starts[text.as_bytes()[0] as usize] = true;
         }
-        let pairs = merges
-            .iter()
-            .map(|m| m.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())))
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| bad("a merge is not two tokens"))?;
-        let hash = content_hash(&[model, pre], &tokens, kinds, &merges, end_of_turn);
-        let bpe = BPE::builder()
-            .vocab_and_merges(vocabulary.into_iter().collect::<tokenizers::models::bpe::Vocab>(), pairs);
-        let bpe = bpe.build().map_err(|e| bad(e.to_string()))?;
-        let mut inner = tokenizers::Tokenizer::new(bpe);
-        inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
-        Ok(Self { inner, bytes, special, end_of_turn, hash })
+        ends.insert(end_of_turn);
+        Ok(Self { inner, spelling, bytes, special, special_starts, bos, end_of_turn, ends, add_bos, hash })
     }
 
     /// Number of token ids.
@@ -105,7 +121,17 @@ impl Tokenizer {
         self.end_of_turn
     }
 
-    /// Hash of everything that decides how text becomes tokens.
+    /// Whether `token` ends an answer: the end of a turn or of the text.
+    pub fn is_end_of_generation(&self, token: u32) -> bool {
+        self.ends.contains(&token)
+    }
+
+    /// The token that begins a text, if there is one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Hash of everything that decides how text becomes tokens and back.
     pub fn hash(&self) -> B256 {
         self.hash
     }
@@ -113,6 +139,32 @@ impl Tokenizer {
     /// Text of the special token `id`.
     pub fn special_text(&self, id: u32) -> Option<&str> {
         self.special.iter().find(|(_, i)| *i == id).map(|(s, _)| s.as_str())
+    }
+
+    /// Bytes that token `id` adds to a text; none for special tokens and unknown ids.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.bytes.get(id as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Encodes a raw prompt: as text, behind the token that begins a text if the model wants one.
+    ///
+    /// # Errors
+    /// As [`encode_text`](Self::encode_text).
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let mut out: Vec<u32> = self.bos.filter(|_| self.add_bos).into_iter().collect();
+        out.extend(self.encode_text(text)?);
+        Ok(out)
+    }
+
+    /// Encodes a text for an encoder: between the tokens that begin and end a text.
+    ///
+    /// # Errors
+    /// As [`encode_text`](Self::encode_text).
+    pub fn encode_for_embedding(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let mut out: Vec<u32> = self.bos.into_iter().collect();
+        out.extend(self.encode_text(text)?);
+        out.push(self.end_of_turn);
+        Ok(out)
     }
 
     /// Encodes ordinary text. What looks like a special token stays text, so a user cannot forge the end of a turn.
@@ -130,14 +182,18 @@ impl Tokenizer {
         let mut plain_from = 0;
         let mut at = 0;
         while at < text.len() {
-            let rest = &text[at..];
-            if let Some((token, id)) = self.special.iter().find(|(t, _)| rest.starts_with(t.as_str())) {
+            let rest = &text.as_bytes()[at..];
+            let here = self.special_starts[rest[0] as usize]
+                .then(|| self.special.iter().find(|(t, _)| rest.starts_with(t.as_bytes())))
+                .flatten();
+            if let Some((token, id)) = here {
                 self.encode_plain(&text[plain_from..at], guard, &mut out)?;
                 out.push(*id);
                 at += token.len();
                 plain_from = at;
             } else {
-                at += rest.chars().next().map_or(1, char::len_utf8);
+                // Special tokens begin with whole characters, so bytes inside one never match.
+                at += 1;
             }
         }
         self.encode_plain(&text[plain_from..], guard, &mut out)?;
@@ -166,7 +222,7 @@ impl Tokenizer {
 
     /// A decoder for one answer.
     pub fn decoder(&self) -> TextDecoder<'_> {
-        TextDecoder { tokenizer: self, pending: Vec::new() }
+        TextDecoder { tokenizer: self, pending: Vec::new(), begun: false }
     }
 
     /// Text of `tokens`; special tokens have none, invalid UTF-8 becomes U+FFFD.
@@ -183,14 +239,23 @@ impl Tokenizer {
 pub struct TextDecoder<'a> {
     tokenizer: &'a Tokenizer,
     pending: Vec<u8>,
+    begun: bool,
 }
 
 impl TextDecoder<'_> {
     /// Text that `token` completes.
     pub fn push(&mut self, token: u32) -> String {
-        if let Some(bytes) = self.tokenizer.bytes.get(token as usize) {
-            self.pending.extend_from_slice(bytes);
+        let mut bytes = self.tokenizer.token_bytes(token);
+        let drops_space = match self.tokenizer.spelling {
+            Spelling::ByteLevel => false,
+            Spelling::Pieces { leading_space } => leading_space,
+            Spelling::WordPiece => true,
+        };
+        if drops_space && !self.begun {
+            bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
         }
+        self.begun |= !self.tokenizer.token_bytes(token).is_empty();
+        self.pending.extend_from_slice(bytes);
         drain_utf8(&mut self.pending)
     }
 
@@ -228,36 +293,6 @@ fn drain_utf8(pending: &mut Vec<u8>) -> String {
             }
         }
     }
-}
-
-/// GPT-2's map from printable stand-ins back to bytes.
-fn byte_of_char() -> BTreeMap<char, u8> {
-    let printable = |b: &u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let mut map: BTreeMap<char, u8> = (0..=255u8).filter(printable).map(|b| (char::from(b), b)).collect();
-    let others = (0..=255u8).filter(|b| !printable(b));
-    map.extend(others.enumerate().filter_map(|(i, b)| Some((char::from_u32(256 + i as u32)?, b))));
-    map
-}
-
-/// keccak-256 over length-prefixed fields: kind, pre-tokeniser, tokens with types, merges, end of turn.
-fn content_hash(kind: &[&str], tokens: &[&str], kinds: &[Value], merges: &[&str], end_of_turn: u32) -> B256 {
-    let mut out = b"og/tokenizer/1".to_vec();
-    let mut text = |s: &str| {
-        out.extend_from_slice(&(s.len() as u64).to_be_bytes());
-        out.extend_from_slice(s.as_bytes());
-    };
-    for s in kind.iter().chain(tokens) {
-        text(s);
-    }
-    text("merges");
-    for s in merges {
-        text(s);
-    }
-    for kind in kinds {
-        text(&format!("{kind:?}"));
-    }
-    text(&end_of_turn.to_string());
-    keccak256(out)
 }
 
 #[cfg(test)]
