@@ -26,7 +26,7 @@ mod template;
 mod tokenizer;
 mod trace;
 
-pub use constraint::Constraint;
+pub use constraint::{Constraint, GRAMMAR_VERSION};
 pub use error::EngineError;
 pub use model::{ChatMessage, Model, Progress, Role};
 pub use replay::{Replay, replay, replay_with_logprobs};

@@ -1,6 +1,7 @@
 use crate::{
     EngineError,
     arch::{self, Weights, decoder::Decoder, loader::Loader},
+    constraint::GrammarEnvironment,
     formats::{
         gguf::{Gguf, Value},
         huggingface::{Directory, small_file},
@@ -10,7 +11,11 @@ use crate::{
 };
 use kernels::{FileMap, Pool};
 use serde_json::Value as Json;
-use std::{path::Path, sync::Arc, thread};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+    thread,
+};
 use types::{ModelId, ModelManifest};
 
 /// Told how many of how many bytes of weights are loaded.
@@ -57,6 +62,7 @@ pub struct Model {
     bos: String,
     manifest: ModelManifest,
     id: ModelId,
+    grammars: OnceLock<Result<GrammarEnvironment, EngineError>>,
 }
 
 impl std::fmt::Debug for Model {
@@ -175,7 +181,7 @@ impl Model {
             return Err(EngineError::Unsupported("the file has no general.name".into()));
         }
         let id = manifest.id();
-        Ok(Arc::new(Self { weights, tokenizer, template, bos, manifest, id }))
+        Ok(Arc::new(Self { weights, tokenizer, template, bos, manifest, id, grammars: OnceLock::new() }))
     }
 
     /// Everything that decides this model's answers.
@@ -215,6 +221,11 @@ impl Model {
             Weights::Decoder(d) => Ok(d),
             Weights::Encoder(_) => Err(EngineError::OnlyEmbeddings),
         }
+    }
+
+    /// The vocabulary as grammars need it; made at the first use.
+    pub(crate) fn grammar_environment(&self) -> Result<&GrammarEnvironment, EngineError> {
+        self.grammars.get_or_init(|| GrammarEnvironment::new(&self.tokenizer)).as_ref().map_err(Clone::clone)
     }
 
     /// Whether `token` ends an answer.

