@@ -144,9 +144,12 @@ fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
     let load_average_before = load_average();
     session.run(Run { steps: steps.min(WARM_UP_STEPS), ..kind })?;
     let mut seconds = Vec::new();
+    let (counted, cpu_before) = (Instant::now(), other_cpu_seconds());
     for _ in 0..args.repeat {
         seconds.push(session.run(kind)?);
     }
+    let other = cpu_before.zip(other_cpu_seconds()).map(|(before, after)| after - before);
+    let other_cpus = other.map(|s| s / counted.elapsed().as_secs_f64());
     let tokens = if steps == 0 { prompt } else { steps * sequences };
     let rates: Vec<f64> = seconds.iter().map(|s| f64::from(tokens) / s).collect();
     Ok(json!({
@@ -154,7 +157,7 @@ fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
         // SAFETY: both functions return a string of llama.cpp that lives as long as the program.
         "version": unsafe { text(llama_cpp_sys_2::llama_version()) },
         "system_info": unsafe { text(llama_cpp_sys_2::llama_print_system_info()) },
-        "crates": concat!("llama-cpp-2 0.1.160, llama-cpp-sys-2 0.1.161"),
+        "crates": "llama-cpp-2 0.1.160, llama-cpp-sys-2 0.1.161",
         "model": model.meta_val_str("general.name").unwrap_or_default(),
         "model_bytes": model.size(),
         "parameters": model.n_params(),
@@ -171,6 +174,7 @@ fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
         "peak_rss_bytes": status_bytes("VmHWM")?,
         "anonymous_rss_bytes": status_bytes("RssAnon")?,
         "likeliest_token": session.likeliest(),
+        "other_cpus": other_cpus,
         "load_average_before": load_average_before,
         "load_average_after": load_average(),
     }))
@@ -199,6 +203,24 @@ fn status_bytes(key: &str) -> anyhow::Result<u64> {
     let line = status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
     let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     Ok(kib.with_context(|| format!("/proc/self/status has no {key}"))? * 1024)
+}
+
+/// CPU seconds that everything but this program has used since the machine started. Null where `/proc` does not tell.
+///
+/// llama.cpp's threads wait for each other by spinning after every product: one other busy process makes two threads on two cores
+/// ten times slower, and no repetition shows why. A result with more than a few hundredths of `other_cpus` is worth nothing.
+fn other_cpu_seconds() -> Option<f64> {
+    // Both files count in ticks of 1/100 s, whatever the kernel's own tick (USER_HZ, time(7)).
+    let all = std::fs::read_to_string("/proc/stat").ok()?;
+    let fields = all.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+    let ticks = fields.take(8).map(|f| f.parse::<f64>().ok()).collect::<Option<Vec<_>>>()?;
+    // User, nice, system, idle, waiting for disks, interrupts (2), stolen.
+    let busy: f64 = ticks.iter().sum::<f64>() - ticks.get(3)? - ticks.get(4)?;
+    let own = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name in brackets may hold anything; behind it, user and system time are fields 12 and 13.
+    let mut fields = own.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let (user, system) = (fields.next()?.parse::<f64>().ok()?, fields.next()?.parse::<f64>().ok()?);
+    Some((busy - user - system) / 100.0)
 }
 
 /// Load average of the last minute: how busy the machine was with other work. Null where there is none.
