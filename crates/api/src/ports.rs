@@ -46,33 +46,154 @@ pub enum ChatRole {
     User,
     /// The model.
     Assistant,
+    /// The result of a tool.
+    Tool,
 }
 
-/// A checked chat request.
+/// A call of a tool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolCall {
+    /// Its id.
+    pub id: String,
+    /// The tool's name.
+    pub name: String,
+    /// The arguments, an object.
+    pub arguments: Value,
+}
+
+/// One message of a chat.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChatMessage {
+    /// Who speaks.
+    pub role: ChatRole,
+    /// What is said.
+    pub content: String,
+    /// Tools that were called in this turn.
+    pub tool_calls: Vec<ToolCall>,
+    /// Which call a tool's message answers.
+    pub tool_call_id: Option<String>,
+}
+
+/// What the model is asked with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A conversation, and definitions of tools in OpenAI's form.
+    Chat {
+        /// The messages.
+        messages: Vec<ChatMessage>,
+        /// `{"type": "function", "function": …}` each.
+        tools: Vec<Value>,
+    },
+    /// Raw text.
+    Text(String),
+    /// Token ids.
+    Tokens(Vec<u32>),
+}
+
+/// The form that an answer must have.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Format {
+    /// Any text.
+    Text,
+    /// A JSON object.
+    JsonObject,
+    /// JSON after this schema.
+    JsonSchema(Value),
+    /// Calls of these tools (name and schema of the parameters).
+    ToolCalls {
+        /// The tools that may be called.
+        tools: Vec<(String, Value)>,
+        /// Whether several calls may follow each other.
+        parallel: bool,
+    },
+}
+
+/// A checked request for generated text. Everything in it follows from the raw request.
 #[derive(Clone, Debug)]
-pub struct ChatJob {
+pub struct GenerateJob {
     /// Model name or id as asked.
     pub model: String,
-    /// The conversation.
-    pub messages: Vec<(ChatRole, String)>,
+    /// What the model is asked with.
+    pub input: Input,
     /// Sampling parameters; the seed is drawn by the port when `seed_given` is false.
     pub sampling: Sampling,
     /// Whether the client chose the seed.
     pub seed_given: bool,
-    /// Bound on generated tokens.
+    /// Bound on generated tokens of each answer.
     pub max_tokens: Option<u32>,
     /// Stop strings.
     pub stop: Vec<String>,
+    /// Number of answers.
+    pub n: u32,
+    /// Added to the logits of single tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Log-probabilities, with this many of the likeliest tokens.
+    pub top_logprobs: Option<u8>,
+    /// The form that answers must have.
+    pub format: Format,
+}
+
+/// How a request came.
+#[derive(Clone, Debug)]
+pub struct Ticket {
     /// The body as received: what the receipt commits to.
     pub raw_request: Bytes,
     /// The client's salt.
     pub nonce: Option<B256>,
     /// The rung asked for.
     pub rung: Rung,
+    /// Whose request this is; waiting requests are taken from each client in turn.
+    pub client: u64,
+}
+
+/// A token's log-probability, and those of the likeliest tokens at its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: ScoredToken,
+    /// The likeliest tokens, best first.
+    pub top: Vec<ScoredToken>,
+}
+
+/// A token with its log-probability.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoredToken {
+    /// Its text.
+    pub text: String,
+    /// Its bytes; empty for special tokens.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f64,
+}
+
+/// Embeddings of texts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedded {
+    /// One vector a text.
+    pub vectors: Vec<Vec<f32>>,
+    /// Number of tokens of all texts.
+    pub prompt_tokens: u32,
+}
+
+/// How busy a node is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Whether it finishes its last answers and takes no more.
+    pub draining: bool,
+    /// Requests that wait.
+    pub queued: usize,
+    /// Requests in the batch.
+    pub running: usize,
+    /// Pages of keys and values in use, and how many there may be.
+    pub pages: (usize, usize),
+    /// Prompt tokens that came out of the prefix cache.
+    pub cached_tokens: u64,
+    /// Times an answer under way had to be computed anew.
+    pub preemptions: u64,
 }
 
 /// An answer under way.
-pub struct ChatStarted {
+pub struct Started {
     /// Known before the first token.
     pub receipt_id: ReceiptId,
     /// The salt in use.
@@ -96,7 +217,7 @@ pub struct ChatStarted {
     /// Arithmetic version, for `system_fingerprint`.
     pub arithmetic_version: u16,
     /// What happens. Dropping it cancels the answer.
-    pub events: mpsc::Receiver<ChatEvent>,
+    pub events: mpsc::Receiver<GenerateEvent>,
     /// Makes the receipt.
     pub sealer: Box<dyn Sealer>,
 }
@@ -110,16 +231,25 @@ pub enum Finish {
     Length,
 }
 
-/// What happens while an answer is made.
+/// What happens while answers are made.
 #[derive(Clone, Debug)]
-pub enum ChatEvent {
-    /// More text; may be empty.
-    Text(String),
-    /// The end.
+pub enum GenerateEvent {
+    /// A token came; its text may be empty.
+    Token {
+        /// Which of the answers.
+        choice: u32,
+        /// Text that is now certain.
+        text: String,
+        /// Its log-probability, when asked for.
+        logprob: Option<TokenLogprob>,
+    },
+    /// The end of one answer.
     Done {
+        /// Which of the answers.
+        choice: u32,
         /// Why.
         finish: Finish,
-        /// Number of generated tokens.
+        /// Number of its generated tokens.
         completion_tokens: u32,
     },
     /// It failed.
@@ -129,7 +259,7 @@ pub enum ChatEvent {
 /// Signs and logs the receipt of one answer.
 #[async_trait]
 pub trait Sealer: Send {
-    /// Called once, after [`ChatEvent::Done`], with exactly the bytes that the client gets.
+    /// Called once, after the last [`GenerateEvent::Done`], with exactly the bytes that the client gets.
     async fn seal(self: Box<Self>, response: Bytes) -> Result<Seal, InferenceFault>;
 }
 
@@ -158,6 +288,9 @@ pub enum InferenceFault {
     /// Too many requests.
     #[error("{0}")]
     Busy(String),
+    /// The node is shutting down.
+    #[error("this node is shutting down; ask another one")]
+    Draining,
     /// This node cannot give the rung.
     #[error("this node cannot give the assurance `{0}`; it gives `signed`")]
     AssuranceUnavailable(Rung),
@@ -185,8 +318,21 @@ pub struct LogCheckpoint {
 pub trait Inference: Send + Sync + 'static {
     /// Who answers.
     fn info(&self) -> NodeInfo;
-    /// Starts an answer.
-    async fn chat(&self, job: ChatJob) -> Result<ChatStarted, InferenceFault>;
+    /// Starts answers.
+    async fn generate(&self, job: GenerateJob, ticket: Ticket) -> Result<Started, InferenceFault>;
+    /// Computes embeddings. The receipt is sealed as for generated text; its events are already over.
+    async fn embed(
+        &self,
+        model: String,
+        inputs: Vec<Input>,
+        ticket: Ticket,
+    ) -> Result<(Embedded, Started), InferenceFault>;
+    /// Tokens of a text.
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, InferenceFault>;
+    /// Text of tokens.
+    fn detokenize(&self, tokens: &[u32]) -> Result<String, InferenceFault>;
+    /// How busy it is.
+    fn load(&self) -> Load;
     /// A receipt of the log, and its index.
     fn receipt(&self, id: ReceiptId) -> Result<Option<(Receipt, u64)>, InferenceFault>;
     /// The log's newest state.

@@ -119,8 +119,12 @@ fn assurance(claim: &Claim) -> Result<String, String> {
     )
 }
 
+/// Separates the answers of one request, and the texts of a request for embeddings; no token has this id.
+const SEPARATOR: u32 = u32::MAX;
+
 fn tokens(claim: &Claim, d: &Disclosure) -> Result<String, String> {
-    let counts = (d.prompt_tokens.len() as u64, d.output_tokens.len() as u64);
+    let count = |list: &[u32]| list.iter().filter(|t| **t != SEPARATOR).count() as u64;
+    let counts = (count(&d.prompt_tokens), count(&d.output_tokens));
     if counts != (u64::from(claim.prompt_tokens), u64::from(claim.completion_tokens)) {
         return Err("the token counts differ from the receipt's".into());
     }
@@ -142,7 +146,8 @@ fn model(claim: &Claim, d: &Disclosure, manifest: &ModelManifest) -> Result<Stri
     if !exact || claim.arithmetic_version != manifest.arithmetic_version {
         return Err("the receipt names another arithmetic than the model".into());
     }
-    if d.prompt_tokens.iter().chain(&d.output_tokens).any(|t| *t >= manifest.vocab_size) {
+    let known = |t: &u32| *t < manifest.vocab_size || *t == SEPARATOR;
+    if !d.prompt_tokens.iter().chain(&d.output_tokens).all(known) {
         return Err("a token id is not in the model's vocabulary".into());
     }
     let request: Value =
@@ -157,24 +162,30 @@ fn model(claim: &Claim, d: &Disclosure, manifest: &ModelManifest) -> Result<Stri
 
 /// The parts of a response that the receipt also speaks of.
 fn answer(claim: &Claim, response: &str) -> Result<String, String> {
-    let usage = match response.strip_prefix("data: ") {
-        None => {
-            let body: Value =
-                serde_json::from_str(response).map_err(|e| format!("the response is not JSON: {e}"))?;
-            Some(body["usage"].clone())
-        }
-        Some(_) => stream_usage(response)?,
+    let usage = if response.starts_with("data: ") {
+        stream_usage(response)?
+    } else if response.starts_with("event: ") {
+        Some(events_usage(response)?)
+    } else {
+        let body: Value =
+            serde_json::from_str(response).map_err(|e| format!("the response is not JSON: {e}"))?;
+        Some(body["usage"].clone())
     };
     if let Some(usage) = usage {
-        let counts = (usage["prompt_tokens"].as_u64(), usage["completion_tokens"].as_u64());
-        if counts != (Some(u64::from(claim.prompt_tokens)), Some(u64::from(claim.completion_tokens))) {
+        // `/v1/responses` has other names, and embeddings generate nothing.
+        let prompt = usage["prompt_tokens"].as_u64().or(usage["input_tokens"].as_u64());
+        let completion = usage["completion_tokens"].as_u64().or(usage["output_tokens"].as_u64());
+        let total = usage["total_tokens"].as_u64();
+        let expected = (u64::from(claim.prompt_tokens), u64::from(claim.completion_tokens));
+        let sum = Some(expected.0 + expected.1);
+        if (prompt, completion.unwrap_or(0)) != (Some(expected.0), expected.1) || total != sum {
             return Err("the usage in the response differs from the receipt's token counts".into());
         }
     }
     Ok("the response is complete and its usage agrees with the receipt".into())
 }
 
-/// Usage in a stream, when it was asked for.
+/// Usage in a stream of chunks, when it was asked for.
 fn stream_usage(response: &str) -> Result<Option<Value>, String> {
     let body = response.strip_suffix("data: [DONE]\n\n").ok_or("the stream does not end in [DONE]")?;
     let mut usage = None;
@@ -189,6 +200,26 @@ fn stream_usage(response: &str) -> Result<Option<Value>, String> {
         }
     }
     Ok(usage)
+}
+
+/// Usage in a stream of named events (`/v1/responses`), which ends with the whole response.
+fn events_usage(response: &str) -> Result<Value, String> {
+    let mut last = Value::Null;
+    let body = response.strip_suffix("\n\n").ok_or("the stream is cut off")?;
+    for event in body.split("\n\n") {
+        let (name, data) = event
+            .strip_prefix("event: ")
+            .and_then(|e| e.split_once("\ndata: "))
+            .ok_or("the stream holds something that is no named event")?;
+        last = serde_json::from_str(data).map_err(|e| format!("an event is not JSON: {e}"))?;
+        if last["type"] != name {
+            return Err("an event's name and type differ".into());
+        }
+    }
+    match last["type"].as_str() {
+        Some("response.completed" | "response.incomplete") => Ok(last["response"]["usage"].clone()),
+        _ => Err("the stream does not end with the whole response".into()),
+    }
 }
 
 fn price(claim: &Claim) -> Result<String, String> {

@@ -28,7 +28,7 @@ mod trace;
 
 pub use constraint::{Constraint, GRAMMAR_VERSION};
 pub use error::EngineError;
-pub use model::{ChatMessage, Model, Progress, Role};
+pub use model::{ChatMessage, Model, Progress, Role, ToolCall};
 pub use replay::{Replay, replay, replay_with_logprobs};
 pub use sampler::{Choosing, TokenLogprobs, philox4x32};
 pub use scheduler::{

@@ -32,6 +32,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// The result of a tool.
+    Tool,
 }
 
 impl Role {
@@ -41,17 +43,40 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
 
 /// One message of a chat.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ChatMessage {
     /// Who speaks.
     pub role: Role,
     /// What is said; special tokens in it count as plain text.
     pub content: String,
+    /// Tools that the model called in this turn.
+    pub tool_calls: Vec<ToolCall>,
+    /// Which call a tool's message answers.
+    pub tool_call_id: Option<String>,
+}
+
+impl ChatMessage {
+    /// A message of text alone.
+    pub fn text(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into(), tool_calls: Vec::new(), tool_call_id: None }
+    }
+}
+
+/// One call of a tool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolCall {
+    /// Its id.
+    pub id: String,
+    /// The tool's name.
+    pub name: String,
+    /// The arguments, an object.
+    pub arguments: Json,
 }
 
 /// A loaded model.
@@ -238,22 +263,39 @@ impl Model {
         &self.tokenizer
     }
 
-    /// Tokens of a chat, ready for the model's turn. `now_unix` (seconds) is the clock that the template sees.
+    /// Tokens of a chat, ready for the model's turn. `tools` are definitions in OpenAI's form (`{"type": "function", "function": …}`);
+    /// `now_unix` (seconds) is the clock that the template sees.
     ///
     /// # Errors
     /// [`EngineError::Template`] when the template refuses the messages.
-    pub fn chat_prompt(&self, messages: &[ChatMessage], now_unix: u64) -> Result<Vec<u32>, EngineError> {
+    pub fn chat_prompt(
+        &self,
+        messages: &[ChatMessage],
+        tools: &[Json],
+        now_unix: u64,
+    ) -> Result<Vec<u32>, EngineError> {
         // Content goes through the template as it is (templates may trim or test it), but with a guard character inside
         // everything that looks like a special token. The guard is a private-use character that nobody used.
+        let all = format!("{messages:?}{}", Json::from(tools));
         let guard = ('\u{e000}'..='\u{f8ff}')
-            .find(|c| !messages.iter().any(|m| m.content.contains(*c)))
+            .find(|c| !all.contains(*c) && !all.contains(&c.escape_debug().to_string()))
             .ok_or_else(|| EngineError::Template("the messages use every private-use character".into()))?;
-        let guarded: Vec<_> = messages
-            .iter()
-            .map(|m| ChatMessage { role: m.role, content: self.tokenizer.guarded(&m.content, guard) })
-            .collect();
+        let guarded = |text: &str| self.tokenizer.guarded(text, guard);
         let eos = self.tokenizer.special_text(self.tokenizer.end_of_turn()).unwrap_or_default();
-        let text = self.template.render(&guarded, &self.bos, eos, now_unix)?;
+        let text = self.template.render(messages, tools, &guarded, &self.bos, eos, now_unix)?;
         self.tokenizer.encode_with_specials(&text, guard)
+    }
+
+    /// The texts that generating `tokens` streams, one for each, under these stop strings; and whether the answer ended by itself.
+    pub fn texts(&self, tokens: &[u32], stop: &[String]) -> (Vec<String>, bool) {
+        crate::scheduler::texts(self, tokens, stop)
+    }
+
+    /// How the token `id` is shown beside its log-probability: its text, or its name when it is special.
+    pub fn token_text(&self, id: u32) -> String {
+        match self.tokenizer.special_text(id) {
+            Some(name) => name.to_owned(),
+            None => String::from_utf8_lossy(self.tokenizer.token_bytes(id)).into_owned(),
+        }
     }
 }

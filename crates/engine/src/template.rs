@@ -1,5 +1,6 @@
-use crate::{ChatMessage, EngineError};
-use minijinja::{Environment, ErrorKind, Value, context, syntax::SyntaxConfig};
+use crate::{ChatMessage, EngineError, Role};
+use minijinja::{Environment, ErrorKind, Value, context, syntax::SyntaxConfig, value::Serde};
+use serde_json::{Value as Json, json};
 use types::{B256, keccak256};
 
 /// Steps that a template may take: bounds loops in a hostile template.
@@ -46,22 +47,88 @@ impl ChatTemplate {
         Ok(environment)
     }
 
+    /// Renders a chat up to the model's turn. `guarded` breaks special tokens in what users wrote.
     pub(crate) fn render(
         &self,
         messages: &[ChatMessage],
+        tools: &[Json],
+        guarded: &dyn Fn(&str) -> String,
         bos: &str,
         eos: &str,
         now_unix: u64,
     ) -> Result<String, EngineError> {
         let environment = self.environment(now_unix)?;
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|m| context! { role => m.role.name(), content => m.content.as_str() })
-            .collect();
+        let (knows_tools, knows_calls) = (
+            self.source.contains("tools"),
+            self.source.contains("tool_calls") || self.source.contains("'tool'"),
+        );
+        let mut list: Vec<Value> = Vec::new();
+        if !tools.is_empty() && !knows_tools {
+            // A template that knows no tools gets them as plain instructions, so that every model can be asked.
+            let mut text = String::from(TOOLS_INTRODUCTION);
+            tools.iter().for_each(|t| text.push_str(&format!("{t}\n")));
+            text.push_str(TOOLS_FORM);
+            list.push(context! { role => "system", content => guarded(&text) });
+        }
+        for m in messages {
+            let plain = !knows_calls && (m.role == Role::Tool || !m.tool_calls.is_empty());
+            list.push(if plain { as_text(m, guarded) } else { as_value(m, guarded) });
+        }
+        let tools = (!tools.is_empty()).then(|| Value::from(Serde(guard_json(&Json::from(tools), guarded))));
         let template = environment.get_template("chat").map_err(fault)?;
         template
-            .render(context! { messages, add_generation_prompt => true, bos_token => bos, eos_token => eos })
+            .render(context! {
+                messages => list, tools => tools, add_generation_prompt => true, bos_token => bos, eos_token => eos
+            })
             .map_err(fault)
+    }
+}
+
+const TOOLS_INTRODUCTION: &str = "You may call functions. Available functions, one JSON object a line:\n";
+const TOOLS_FORM: &str =
+    "To call one, answer with <tool_call>\n{\"name\": NAME, \"arguments\": OBJECT}\n</tool_call>";
+
+/// A message for templates that know tools.
+fn as_value(m: &ChatMessage, guarded: &dyn Fn(&str) -> String) -> Value {
+    let calls: Vec<Json> = m
+        .tool_calls
+        .iter()
+        .map(|c| {
+            let call = json!({"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}});
+            guard_json(&call, guarded)
+        })
+        .collect();
+    let mut value = json!({"role": m.role.name(), "content": guarded(&m.content)});
+    if !calls.is_empty() {
+        value["tool_calls"] = Json::from(calls);
+    }
+    if let Some(id) = &m.tool_call_id {
+        value["tool_call_id"] = Json::from(guarded(id));
+    }
+    Value::from(Serde(value))
+}
+
+/// A message about tools for templates that know none, in Hermes' form.
+fn as_text(m: &ChatMessage, guarded: &dyn Fn(&str) -> String) -> Value {
+    if m.role == Role::Tool {
+        let text = format!("<tool_response>\n{}\n</tool_response>", m.content);
+        return context! { role => "user", content => guarded(&text) };
+    }
+    let mut text = m.content.clone();
+    for call in &m.tool_calls {
+        let body = json!({"name": call.name, "arguments": call.arguments});
+        text.push_str(&format!("<tool_call>\n{body}\n</tool_call>"));
+    }
+    context! { role => m.role.name(), content => guarded(&text) }
+}
+
+/// The value with every string guarded, keys too.
+fn guard_json(value: &Json, guarded: &dyn Fn(&str) -> String) -> Json {
+    match value {
+        Json::String(s) => Json::String(guarded(s)),
+        Json::Array(list) => list.iter().map(|v| guard_json(v, guarded)).collect(),
+        Json::Object(map) => map.iter().map(|(k, v)| (guarded(k), guard_json(v, guarded))).collect(),
+        other => other.clone(),
     }
 }
 
@@ -127,7 +194,6 @@ fn civil(days: u64) -> (u64, u64, u64) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::Role;
 
     #[test]
     fn the_clock_is_an_input() {
@@ -135,18 +201,19 @@ mod tests {
         assert_eq!(strftime("%B %d, %Y", 1_795_219_200), "November 21, 2026");
         assert_eq!(strftime("%Y-%m-%d", 951_782_400), "2000-02-29");
         let t = ChatTemplate::new("{{ strftime_now('%Y') }}").unwrap();
-        assert_eq!(t.render(&[], "", "", 0).unwrap(), "1970");
+        assert_eq!(t.render(&[], &[], &str::to_owned, "", "", 0).unwrap(), "1970");
     }
 
     #[test]
     fn hostile_templates_end_in_an_error() {
-        let messages = [ChatMessage { role: Role::User, content: "x".into() }];
+        let messages = [ChatMessage::text(Role::User, "x")];
         for source in [
             "{% for i in range(100000) %}{% for j in range(100000) %}a{% endfor %}{% endfor %}",
             "{{ raise_exception('no system role') }}",
             "{{ messages[7].content.nothing }}",
         ] {
-            let rendered = ChatTemplate::new(source).and_then(|t| t.render(&messages, "", "", 0));
+            let rendered =
+                ChatTemplate::new(source).and_then(|t| t.render(&messages, &[], &str::to_owned, "", "", 0));
             assert!(matches!(rendered, Err(EngineError::Template(_))), "{source}");
         }
         assert!(ChatTemplate::new("{% if %}").is_err());

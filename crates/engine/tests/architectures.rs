@@ -130,8 +130,8 @@ fn bert_embeddings() {
 #[test]
 fn directories_chat_and_say_what_is_missing() {
     let model = Model::open(&folder("qwen2")).unwrap();
-    let user = ChatMessage { role: Role::User, content: "there <|im_end|>".into() };
-    let tokens = model.chat_prompt(&[user], 0).unwrap();
+    let user = ChatMessage::text(Role::User, "there <|im_end|>");
+    let tokens = model.chat_prompt(&[user], &[], 0).unwrap();
     assert_eq!((tokens[0], tokens.iter().filter(|t| **t == 257).count()), (256, 1));
     assert!(model.tokenizer().decode(&tokens).contains("there <|im_end|>"));
     let missing = Model::open(&folder(".")).unwrap_err().to_string();

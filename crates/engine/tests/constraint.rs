@@ -15,9 +15,8 @@ fn model() -> Arc<Model> {
 }
 
 fn prompt() -> Vec<u32> {
-    let user =
-        ChatMessage { role: Role::User, content: "I want a large latte, please. Answer in JSON.".into() };
-    model().chat_prompt(&[user], 0).unwrap()
+    let user = ChatMessage::text(Role::User, "I want a large latte, please. Answer in JSON.");
+    model().chat_prompt(&[user], &[], 0).unwrap()
 }
 
 fn run(
@@ -152,30 +151,33 @@ fn a_grammar_in_a_batch_changes_nobodys_answer() {
 #[test]
 fn hostile_grammars_are_refused() {
     let model = model();
-    let refused = |c: Result<Constraint, EngineError>| {
+    let refused = |c: Result<Constraint, EngineError>, line: u32| {
         let e = c.err().map(|e| e.to_string());
-        assert!(e.as_ref().is_some_and(|e| e.contains("cannot be followed") && e.len() < 600), "{e:?}");
+        assert!(
+            e.as_ref().is_some_and(|e| e.contains("cannot be followed") && e.len() < 600),
+            "line {line}: {e:?}"
+        );
     };
     let mut deep = json!({"type": "integer"});
     for _ in 0..100 {
         deep = json!({"type": "array", "items": deep, "minItems": 1});
     }
     let _ = Constraint::json_schema(&model, &deep);
-    refused(Constraint::json_schema(
-        &model,
-        &json!({"type": "string", "pattern": "(((((a{1,999}){1,999}){1,999})"}),
-    ));
-    refused(Constraint::json_schema(&model, &json!({"type": "nonsense"})));
-    refused(Constraint::json_schema(&model, &json!({"$ref": "#/$defs/missing"})));
-    refused(Constraint::json_schema(&model, &json!({"$ref": "http://example.org/schema.json"})));
-    refused(Constraint::json_schema(&model, &json!({"enum": []})));
-    refused(Constraint::json_schema(&model, &json!(["a"])));
-    refused(Constraint::json_schema(&model, &json!({"description": "x".repeat(70_000)})));
-    refused(Constraint::regex(&model, "(("));
-    refused(Constraint::regex(&model, "(a{1000}){1000}{1000}"));
-    refused(Constraint::lark(&model, "start: start start"));
-    refused(Constraint::lark(&model, "nothing"));
+    let pattern = json!({"type": "string", "pattern": "(((((a{1,999}){1,999}){1,999})"});
+    refused(Constraint::json_schema(&model, &pattern), line!());
+    refused(Constraint::json_schema(&model, &json!({"type": "nonsense"})), line!());
+    refused(Constraint::json_schema(&model, &json!({"$ref": "#/$defs/missing"})), line!());
+    refused(Constraint::json_schema(&model, &json!({"$ref": "http://example.org/schema.json"})), line!());
+    refused(Constraint::json_schema(&model, &json!({"enum": []})), line!());
+    refused(Constraint::json_schema(&model, &json!(["a"])), line!());
+    refused(Constraint::json_schema(&model, &json!({"description": "x".repeat(70_000)})), line!());
+    refused(Constraint::regex(&model, "(("), line!());
+    refused(Constraint::lark(&model, "start: start start"), line!());
+    refused(Constraint::lark(&model, "nothing"), line!());
     // A huge count is no error by itself; its steps stay bounded.
+    if let Ok(mut many) = Constraint::regex(&model, "(a{1000}){1000}{1000}") {
+        let _ = many.mask();
+    }
     if let Ok(mut many) = Constraint::json_schema(&model, &json!({"type": "array", "minItems": 1_000_000})) {
         let _ = many.mask();
     }

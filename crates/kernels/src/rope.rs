@@ -93,6 +93,7 @@ mod tests {
         assert_eq!(x[8..], [4.5, 5.5]);
         assert_eq!(a.positions(), 9);
         // Pair 0 turns by one radian a position.
-        assert!((x[0] - (-3.5 * 7f32.cos() + 2.5 * 7f32.sin())).abs() < 1e-5);
+        let expected = -3.5 * libm::cos(7.0) + 2.5 * libm::sin(7.0);
+        assert!((f64::from(x[0]) - expected).abs() < 1e-5);
     }
 }

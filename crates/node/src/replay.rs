@@ -1,14 +1,27 @@
 //! `og verify --replay`: the whole way from request bytes to response text, computed again on this machine.
 
-use crate::inference::chat_messages;
-use api::openai::ChatRequest;
-use engine::{Choosing, Model};
+use crate::inference::{
+    convert::{SEPARATOR, choosing, embedding_tokens, join, logprob, prompt},
+    seal::{embedding_leaf, trace_root_of},
+};
+use api::{
+    openai::{
+        EmbeddingsRequest, Endpoint, GenerateRequest,
+        render::{Meta, Render, renderer},
+        render_embeddings,
+    },
+    ports::{Finish, TokenLogprob},
+};
+use engine::{Engine, EngineConfig, Model, replay_with_logprobs};
 use serde_json::Value;
-use std::path::Path;
-use types::{Claim, ProofFile, Sampling};
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+};
+use types::{B256, Claim, Disclosure, ProofFile, Sampling, merkle};
 
-/// Checks that the request gives the prompt tokens and sampling parameters of the receipt, that the model gives the claimed tokens
-/// and trace, bit for bit, and that those tokens give the response's text.
+/// Checks that the request gives the prompt tokens and parameters of the receipt, that the model gives the claimed tokens and
+/// trace, bit for bit, and that rendering them gives the response, byte for byte.
 pub(crate) fn replay(bytes: &[u8], model: Option<&Path>) -> Result<String, String> {
     let file = ProofFile::decode(bytes).map_err(|e| e.to_string())?;
     let (claim, disclosed) = (&file.receipt.claim, &file.disclosure);
@@ -24,111 +37,239 @@ pub(crate) fn replay(bytes: &[u8], model: Option<&Path>) -> Result<String, Strin
             claim.model
         ));
     }
-    let request = ChatRequest::read(disclosed.request.as_bytes())?;
+    if is_embeddings(&disclosed.response) {
+        return replay_embeddings(&model, claim, disclosed);
+    }
+    let body = disclosed.request.as_bytes();
+    let endpoint = Endpoint::of(body).ok_or("the request is for no endpoint that is known here")?;
+    let request = GenerateRequest::read(endpoint, body)?;
     check_parameters(&request, claim)?;
-    let prompt = model.chat_prompt(&chat_messages(&request.messages), claim.time_ms / 1000);
-    if prompt.map_err(|e| e.to_string())? != disclosed.prompt_tokens {
+    let expected = prompt(&model, &request.job.input, claim.time_ms / 1000).map_err(|e| e.to_string())?;
+    if expected != disclosed.prompt_tokens {
         return Err("the node fed the model another prompt than the request gives".into());
     }
-    let found = engine::replay(
-        &model,
-        &disclosed.prompt_tokens,
-        &disclosed.output_tokens,
-        Choosing::new(claim.sampling),
-    );
-    let found = found.map_err(|e| e.to_string())?;
-    if let Some(i) = found.first_difference {
-        return Err(format!(
-            "this machine would have chosen another token at place {i}: the answer is false"
-        ));
-    }
-    if found.trace_root != claim.trace_root {
+    let answers = answers(&model, claim, disclosed, &request)?;
+    let roots: Vec<B256> = answers.iter().map(|a| a.trace_root).collect();
+    if trace_root_of(&roots) != claim.trace_root {
         return Err("the trace differs: another computation was done".into());
     }
-    let mut text = model.tokenizer().decode(&disclosed.output_tokens);
-    if let Some(at) = request.stop.iter().filter_map(|s| text.find(s.as_str())).min() {
-        text.truncate(at);
-    }
-    if response_text(&disclosed.response).as_deref() != Some(text.as_str()) {
+    let meta = Meta {
+        receipt_id: claim.receipt_id(),
+        created: claim.time_ms / 1000,
+        model: model.manifest().name.clone(),
+        fingerprint: Meta::fingerprint(claim.arithmetic_version, &model.id().to_string()),
+        prompt_tokens: claim.prompt_tokens,
+    };
+    if !is_rendering(&mut *renderer(&request, meta), &request, &answers, &disclosed.response) {
         return Err("the text that was sent is not what the tokens say".into());
     }
-    let n = disclosed.output_tokens.len();
+    let n: usize = answers.iter().map(|a| a.texts.len()).sum();
     Ok(format!(
         "this machine computed the same prompt, the same {n} tokens, the same trace and the same text"
     ))
 }
 
+/// One answer as computed here.
+struct Answer {
+    /// Text of each token.
+    texts: Vec<String>,
+    logprobs: Vec<TokenLogprob>,
+    finish: Finish,
+    trace_root: B256,
+}
+
+/// Computes every answer again.
+fn answers(
+    model: &Model,
+    claim: &Claim,
+    disclosed: &Disclosure,
+    request: &GenerateRequest,
+) -> Result<Vec<Answer>, String> {
+    let job = &request.job;
+    let lists: Vec<&[u32]> = disclosed.output_tokens.split(|t| *t == SEPARATOR).collect();
+    if lists.len() != job.n as usize {
+        return Err(format!("{} answers were asked for, and {} are disclosed", job.n, lists.len()));
+    }
+    let most = claim.max_tokens / job.n;
+    let mut answers = Vec::new();
+    for (choice, tokens) in lists.into_iter().enumerate() {
+        let by = choosing(model, job, claim.sampling, choice as u32).map_err(|e| e.to_string())?;
+        let prompt = &disclosed.prompt_tokens;
+        let found = replay_with_logprobs(model, prompt, tokens, by, job.top_logprobs);
+        let found = found.map_err(|e| e.to_string())?;
+        if let Some(i) = found.first_difference {
+            return Err(format!(
+                "this machine would have chosen another token at place {i}: the answer is false"
+            ));
+        }
+        let (texts, ended) = model.texts(tokens, &job.stop);
+        if texts.len() != tokens.len() {
+            return Err("the answer goes on behind its end".into());
+        }
+        if !ended && tokens.len() < most as usize {
+            return Err(
+                "the answer was cut short: neither its end nor the bound on tokens was reached".into()
+            );
+        }
+        let logprobs = tokens.iter().zip(&found.logprobs).map(|(t, l)| logprob(model, *t, l)).collect();
+        let finish = if ended { Finish::Stop } else { Finish::Length };
+        answers.push(Answer { texts, logprobs, finish, trace_root: found.trace_root });
+    }
+    Ok(answers)
+}
+
+/// Whether the response is what rendering the answers gives. In a stream of several answers their events may come in any order.
+fn is_rendering(
+    render: &mut dyn Render,
+    request: &GenerateRequest,
+    answers: &[Answer],
+    response: &str,
+) -> bool {
+    if !request.stream {
+        for (choice, answer) in answers.iter().enumerate() {
+            for i in 0..=answer.texts.len() {
+                event(render, choice, answer, i);
+            }
+        }
+        return render.body() == response;
+    }
+    let mut rest = response.as_bytes();
+    let begin = render.begin();
+    let Some(after) = rest.strip_prefix(&begin[..]) else { return false };
+    rest = after;
+    if let [answer] = answers {
+        for i in 0..=answer.texts.len() {
+            let bytes = event(render, 0, answer, i);
+            let Some(after) = rest.strip_prefix(&bytes[..]) else { return false };
+            rest = after;
+        }
+        return rest == &render.end()[..];
+    }
+    // Several: each event of the response must be the next one of some answer.
+    let mut queues: Vec<_> = answers
+        .iter()
+        .enumerate()
+        .map(|(choice, answer)| {
+            let events = (0..=answer.texts.len()).map(|i| event(render, choice, answer, i));
+            events.filter(|b| !b.is_empty()).collect::<std::collections::VecDeque<_>>()
+        })
+        .collect();
+    while let Some(queue) = queues.iter_mut().find(|q| q.front().is_some_and(|bytes| rest.starts_with(bytes)))
+    {
+        if let Some(bytes) = queue.pop_front() {
+            rest = &rest[bytes.len()..];
+        }
+    }
+    queues.iter().all(std::collections::VecDeque::is_empty) && rest == &render.end()[..]
+}
+
+/// Renders token `i` of an answer, or its end behind the last one.
+fn event(render: &mut dyn Render, choice: usize, answer: &Answer, i: usize) -> bytes::Bytes {
+    match answer.texts.get(i) {
+        Some(text) => render.token(choice as u32, text, answer.logprobs.get(i)),
+        None => render.done(choice as u32, answer.finish, answer.texts.len() as u32),
+    }
+}
+
 /// The receipt's parameters must be those that were asked for. What the client left open, the node may choose.
-fn check_parameters(request: &ChatRequest, claim: &Claim) -> Result<(), String> {
-    let asked = match request.seed_given {
-        true => request.sampling,
-        false => Sampling { seed: claim.sampling.seed, ..request.sampling },
+fn check_parameters(request: &GenerateRequest, claim: &Claim) -> Result<(), String> {
+    let job = &request.job;
+    let asked = match job.seed_given {
+        true => job.sampling,
+        false => Sampling { seed: claim.sampling.seed, ..job.sampling },
     };
     if asked != claim.sampling {
         return Err("the node sampled with other parameters than the request asks for".into());
     }
-    match request.max_tokens {
-        Some(max) if claim.max_tokens > max => {
+    match job.max_tokens {
+        Some(max) if u64::from(claim.max_tokens) > u64::from(max) * u64::from(job.n) => {
             Err("the node allowed itself more tokens than were asked for".into())
         }
         _ => Ok(()),
     }
 }
 
-/// The text of a JSON or streamed response.
-fn response_text(response: &str) -> Option<String> {
-    if !response.starts_with("data: ") {
-        let body: Value = serde_json::from_str(response).ok()?;
-        return body["choices"][0]["message"]["content"].as_str().map(str::to_owned);
+/// Responses of `/v1/embeddings` are lists.
+fn is_embeddings(response: &str) -> bool {
+    serde_json::from_str::<Value>(response).is_ok_and(|r| r["object"] == "list")
+}
+
+fn replay_embeddings(model: &Arc<Model>, claim: &Claim, disclosed: &Disclosure) -> Result<String, String> {
+    let request = EmbeddingsRequest::read(disclosed.request.as_bytes())?;
+    let texts = request.inputs.iter().map(|i| embedding_tokens(model, i)).collect::<Result<Vec<_>, _>>();
+    let texts = texts.map_err(|e| e.to_string())?;
+    if join(&texts) != disclosed.prompt_tokens {
+        return Err("the node fed the model other tokens than the request gives".into());
     }
-    let chunks = response.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
-    chunks
-        .filter(|data| *data != "[DONE]")
-        .map(|data| {
-            let chunk: Value = serde_json::from_str(data).ok()?;
-            Some(chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default().to_owned())
-        })
-        .collect()
+    let engine = Engine::new(model.clone(), EngineConfig::default()).map_err(|e| e.to_string())?;
+    let (sender, receiver) = mpsc::channel();
+    let mut vectors = Vec::new();
+    for tokens in texts {
+        let sender = sender.clone();
+        let reply = Box::new(move |vector| _ = sender.send(vector));
+        engine.embed(tokens, reply).map_err(|e| e.to_string())?;
+        vectors.push(receiver.recv().map_err(|e| e.to_string())?);
+    }
+    let leaves: Vec<B256> = vectors.iter().map(|v: &Vec<f32>| embedding_leaf(v)).collect();
+    if merkle::root(&leaves) != claim.trace_root {
+        return Err("the trace differs: other embeddings were computed".into());
+    }
+    let name = &model.manifest().name;
+    if render_embeddings(&vectors, request.base64, name, claim.prompt_tokens) != disclosed.response {
+        return Err("the embeddings that were sent are not those that were computed".into());
+    }
+    Ok(format!("this machine computed the same {} embeddings", vectors.len()))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use engine::{ChatMessage, Engine, EngineConfig, Event, Job, Role};
+    use engine::{Event, Job};
     use serde_json::json;
-    use std::{ops::ControlFlow, sync::mpsc};
+    use std::ops::ControlFlow;
     use types::{
-        ARITHMETIC_EXACT, Address, B256, Bytes, Disclosure, Evidence, FinalityCertificate, FixedBytes,
-        LedgerProof, LogProof, NetworkConfig, PROOF_FORMAT, Receipt, Rung, SystemContracts, ValidatorKey,
+        ARITHMETIC_EXACT, Address, Bytes, Evidence, FinalityCertificate, FixedBytes, LedgerProof, LogProof,
+        NetworkConfig, PROOF_FORMAT, Receipt, Rung, SystemContracts, ValidatorKey,
     };
 
     const QUESTION: &str = "Can I get a large latte with oat milk?";
 
     /// An honest answer of the built-in model. Only what a replay looks at is real.
-    fn honest() -> ProofFile {
+    fn honest(extra: Value) -> ProofFile {
+        let mut request = json!({"model": "taskmaster-chat", "messages": [{"role": "user", "content": QUESTION}],
+            "temperature": 0.8, "seed": 6, "max_tokens": 20, "stop": "right"});
+        request.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let request = request.to_string();
+        let parsed = GenerateRequest::read(Endpoint::Chat, request.as_bytes()).unwrap();
         let model = Model::embedded().unwrap();
-        let sampling = Sampling { temperature: 0.8, seed: 5, ..Sampling::GREEDY };
-        let message = ChatMessage { role: Role::User, content: QUESTION.into() };
-        let prompt = model.chat_prompt(&[message], 0).unwrap();
+        let sampling = parsed.job.sampling;
+        let prompt = prompt(&model, &parsed.job.input, 0).unwrap();
         let engine = Engine::new(model.clone(), EngineConfig::default()).unwrap();
-        let (sender, events) = mpsc::channel();
-        let on_event = Box::new(move |e| {
-            let _ = sender.send(e);
-            ControlFlow::Continue(())
-        });
-        let stop = vec!["right".to_owned()];
-        engine.submit(Job { stop, ..Job::new(prompt.clone(), sampling, 20, on_event) }).unwrap();
-        let done = events.iter().find_map(|e| match e {
-            Event::Done(done) => Some(done),
-            _ => None,
-        });
-        let done = done.unwrap();
-        let request = json!({
-            "model": "taskmaster-chat", "messages": [{"role": "user", "content": QUESTION}], "temperature": 0.8, "seed": 5,
-            "max_tokens": 20, "stop": "right",
-        });
-        let response = json!({"choices": [{"message": {"content": done.text}}]});
+        let mut done = Vec::new();
+        for choice in 0..parsed.job.n {
+            let (sender, events) = mpsc::channel();
+            let on_event = Box::new(move |e| {
+                let _ = sender.send(e);
+                ControlFlow::Continue(())
+            });
+            let by = choosing(&model, &parsed.job, sampling, choice).unwrap();
+            let job = Job {
+                stop: parsed.job.stop.clone(),
+                choice,
+                constraint: by.constraint,
+                logit_bias: by.logit_bias,
+                ..Job::new(prompt.clone(), sampling, 20, on_event)
+            };
+            engine.submit(job).unwrap();
+            let found = events.iter().find_map(|e| match e {
+                Event::Done(done) => Some(done),
+                _ => None,
+            });
+            done.push(found.unwrap());
+        }
+        let tokens: Vec<Vec<u32>> = done.iter().map(|d| d.tokens.clone()).collect();
+        let roots: Vec<B256> = done.iter().map(|d| d.trace_root).collect();
         let zero = B256::ZERO;
         let claim = Claim {
             chain_id: 7,
@@ -141,9 +282,9 @@ mod tests {
             output_hash: zero,
             prompt_tokens: 0,
             completion_tokens: 0,
-            max_tokens: 20,
+            max_tokens: 20 * parsed.job.n,
             sampling,
-            trace_root: done.trace_root,
+            trace_root: trace_root_of(&roots),
             price_input: 0,
             price_output: 0,
             price: 0,
@@ -163,15 +304,15 @@ mod tests {
             wrapped_native: Address::ZERO,
         };
         let validator = ValidatorKey { peer: zero, vote: FixedBytes::ZERO, possession: FixedBytes::ZERO };
-        ProofFile {
+        let mut file = ProofFile {
             format: PROOF_FORMAT.into(),
             receipt: Receipt { claim, evidence: vec![signature] },
             disclosure: Disclosure {
                 nonce: zero,
-                request: request.to_string(),
-                response: response.to_string(),
+                request,
+                response: String::new(),
                 prompt_tokens: prompt,
-                output_tokens: done.tokens,
+                output_tokens: join(&tokens),
             },
             manifest: model.manifest().clone(),
             log: LogProof { index: 0, size: 1, path: vec![] },
@@ -196,17 +337,38 @@ mod tests {
                 validators: vec![validator],
             },
             genesis_header: Bytes::new(),
+        };
+        // The response, as the server renders it; answers of a stream in turn.
+        let claim = &file.receipt.claim;
+        let answers = answers(&model, claim, &file.disclosure, &parsed).unwrap();
+        let meta = Meta {
+            receipt_id: claim.receipt_id(),
+            created: 0,
+            model: model.manifest().name.clone(),
+            fingerprint: Meta::fingerprint(claim.arithmetic_version, &model.id().to_string()),
+            prompt_tokens: 0,
+        };
+        let mut render = renderer(&parsed, meta);
+        let mut out = render.begin().to_vec();
+        for i in 0..=20 {
+            for (choice, answer) in answers.iter().enumerate().filter(|(_, a)| i <= a.texts.len()) {
+                out.extend_from_slice(&event(&mut *render, choice, answer, i));
+            }
         }
+        out.extend_from_slice(&render.end());
+        file.disclosure.response =
+            if parsed.stream { String::from_utf8(out).unwrap() } else { render.body() };
+        file
     }
 
     #[test]
     fn a_replay_finds_every_way_to_compute_something_else() {
-        let file = honest();
+        let file = honest(json!({}));
         let check = |file: &ProofFile| replay(&file.encode().unwrap(), None);
         assert!(check(&file).unwrap().contains("the same text"), "{:?}", check(&file));
 
         type Attack = (&'static str, fn(&mut ProofFile));
-        let attacks: [Attack; 9] = [
+        let attacks: [Attack; 12] = [
             // A truncated context: cheaper to run, and invisible to whoever has no tokenizer.
             ("another prompt", |f| f.disclosure.prompt_tokens.truncate(4)),
             ("another prompt", |f| f.disclosure.request = f.disclosure.request.replace("latte", "mocha")),
@@ -218,6 +380,9 @@ mod tests {
             ("the text", |f| {
                 f.disclosure.response = f.disclosure.response.replacen("content\":\"", "content\":\"No. ", 1)
             }),
+            ("the text", |f| f.disclosure.response = f.disclosure.response.replacen("stop", "length", 1)),
+            ("2 are disclosed", |f| f.disclosure.output_tokens.push(SEPARATOR)),
+            ("cut short", |f| f.disclosure.output_tokens.truncate(3)),
             ("this is model", |f| f.receipt.claim.model = B256::ZERO),
         ];
         for (words, change) in attacks {
@@ -225,6 +390,28 @@ mod tests {
             change(&mut lie);
             let found = check(&lie).expect_err(words);
             assert!(found.contains(words), "{words}: {found}");
+        }
+    }
+
+    #[test]
+    fn streams_several_answers_log_probabilities_and_forms_replay() {
+        for extra in [
+            json!({"stream": true}),
+            json!({"stream": true, "n": 3, "stream_options": {"include_usage": true}}),
+            json!({"n": 2, "logprobs": true, "top_logprobs": 3, "logit_bias": {"700": 4}}),
+            json!({"stream": true, "logprobs": true}),
+            json!({"response_format": {"type": "json_object"}, "stop": null}),
+            json!({"tools": [{"type": "function", "function": {"name": "order"}}], "tool_choice": "required", "stream": true,
+                "stop": null}),
+        ] {
+            let mut file = honest(extra.clone());
+            let found = replay(&file.encode().unwrap(), None);
+            assert!(found.as_ref().is_ok_and(|f| f.contains("the same text")), "{extra}: {found:?}");
+            // One changed digit of a log-probability, or letter of the text, shows.
+            let at = file.disclosure.response.rfind("content").unwrap_or(0);
+            let tail = file.disclosure.response.split_off(at).replacen("a", "b", 1).replacen("1", "2", 1);
+            file.disclosure.response.push_str(&tail);
+            assert!(replay(&file.encode().unwrap(), None).is_err(), "{extra}");
         }
     }
 }

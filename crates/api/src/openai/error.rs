@@ -48,6 +48,7 @@ impl From<InferenceFault> for Fault {
             InferenceFault::ModelNotFound { .. } => (StatusCode::NOT_FOUND, "model_not_found"),
             InferenceFault::ContextLengthExceeded(_) => (StatusCode::BAD_REQUEST, "context_length_exceeded"),
             InferenceFault::InvalidValue { .. } => (StatusCode::BAD_REQUEST, "invalid_value"),
+            InferenceFault::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             InferenceFault::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             InferenceFault::AssuranceUnavailable(_) => (StatusCode::BAD_REQUEST, "assurance_unavailable"),
             InferenceFault::Duplicate(_) => (StatusCode::CONFLICT, "duplicate_request"),
@@ -66,7 +67,7 @@ impl From<InferenceFault> for Fault {
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
+        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

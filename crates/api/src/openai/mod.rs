@@ -3,10 +3,13 @@
 //! The bytes that a receipt commits to are exactly those that the client gets: the JSON body, or the SSE stream up
 //! to and including `data: [DONE]`. The seal follows outside them: in a header, a wrapper, or an SSE comment.
 
-mod chat;
+mod embeddings;
 mod error;
+mod generate;
 mod metrics;
+pub mod render;
 mod request;
+mod tools;
 
 use crate::ports::Inference;
 use axum::{
@@ -16,7 +19,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-pub use request::ChatRequest;
+pub use embeddings::render_embeddings;
+pub use request::{EmbeddingsRequest, Endpoint, GenerateRequest};
+pub use tools::{Piece, ToolParser};
 
 use error::Fault;
 use metrics::Metrics;
@@ -36,10 +41,15 @@ struct Shared {
 pub fn router(inference: Arc<dyn Inference>) -> Router {
     let shared = Shared { inference, metrics: Arc::new(Metrics::new()) };
     Router::new()
-        .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/chat/completions", post(generate::chat))
+        .route("/v1/completions", post(generate::completions))
+        .route("/v1/responses", post(generate::responses))
+        .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/tokenize", post(embeddings::tokenize))
+        .route("/detokenize", post(embeddings::detokenize))
         .route("/v1/models", get(models))
         .route("/v1/models/{model}", get(model))
-        .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
+        .route("/health", get(health))
         .route("/metrics", get(metrics_text))
         .route("/og/v1/info", get(info))
         .route("/og/v1/receipts/{id}", get(receipt))
@@ -82,7 +92,17 @@ async fn model(State(s): State<Shared>, Path(name): Path<String>) -> Result<Resp
     Ok(Json(model_json(found)).into_response())
 }
 
+async fn health(State(s): State<Shared>) -> Response {
+    let load = s.inference.load();
+    let (status, word) = match load.draining {
+        false => (StatusCode::OK, "ok"),
+        true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+    };
+    (status, Json(json!({"status": word, "queued": load.queued, "running": load.running}))).into_response()
+}
+
 async fn metrics_text(State(s): State<Shared>) -> Response {
+    s.metrics.show(s.inference.load());
     ([("content-type", "text/plain; version=0.0.4")], s.metrics.text()).into_response()
 }
 

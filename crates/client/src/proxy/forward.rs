@@ -8,7 +8,7 @@ use alloy_primitives::B256;
 use axum::{
     body::Body,
     extract::{State, rejection::BytesRejection},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -41,18 +41,20 @@ struct Exchange {
     id: ReceiptId,
 }
 
-/// `POST /v1/chat/completions`.
-pub(super) async fn completions(
+/// `POST` to any endpoint that a node answers with a receipt.
+pub(super) async fn forward(
     State(proxy): State<Arc<Proxy>>,
+    uri: Uri,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     proxy.metrics.requests.inc();
-    run(proxy, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
+    run(proxy, uri.path(), &headers, body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn run(
     proxy: Arc<Proxy>,
+    path: &str,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Fault> {
@@ -88,7 +90,7 @@ async fn run(
     let streaming = parsed["stream"] == true;
     proxy.directory.refresh().await?;
     let (manifest, offers) = proxy.directory.choose(model)?;
-    let (exchange, upstream) = connect(&proxy, manifest, offers, request, rung).await?;
+    let (exchange, upstream) = connect(&proxy, path, manifest, offers, request, rung).await?;
     if !upstream.status().is_success() {
         return Ok(pass_error_on(&exchange, upstream).await?);
     }
@@ -102,6 +104,7 @@ async fn run(
 /// Sends the request to the first node that answers.
 async fn connect(
     proxy: &Arc<Proxy>,
+    path: &str,
     manifest: ModelManifest,
     offers: Vec<Offer>,
     request: String,
@@ -114,7 +117,7 @@ async fn connect(
         let commitment = Claim::request_commitment(&nonce, request.as_bytes());
         let chain_id = proxy.network.network.chain_id;
         let id = Claim::receipt_id_of(chain_id, proxy.genesis, offer.node, commitment);
-        let url = format!("{}/v1/chat/completions", offer.endpoint);
+        let url = format!("{}{path}", offer.endpoint);
         let sent = proxy
             .http
             .post(&url)

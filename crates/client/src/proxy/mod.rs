@@ -94,7 +94,10 @@ impl Proxy {
     /// The routes.
     pub fn router(self: &Arc<Self>) -> Router {
         Router::new()
-            .route("/v1/chat/completions", post(forward::completions))
+            .route("/v1/chat/completions", post(forward::forward))
+            .route("/v1/completions", post(forward::forward))
+            .route("/v1/responses", post(forward::forward))
+            .route("/v1/embeddings", post(forward::forward))
             .route("/v1/models", get(models))
             .route("/v1/models/{model}", get(model))
             .route("/health", get(|| async { Json(json!({"status": "ok"})) }))

@@ -51,6 +51,16 @@ pub(crate) fn classify(event: &[u8]) -> Kind {
     if let Some(seal) = text.strip_prefix(": og-seal ") {
         return Kind::Seal(seal.into());
     }
+    if let Some((name, data)) = text.strip_prefix("event: response.").and_then(|t| t.split_once("\ndata: ")) {
+        // Named events of `/v1/responses`: the last one repeats the whole answer.
+        let sound =
+            serde_json::from_str::<Value>(data).is_ok_and(|e| e["type"] == format!("response.{name}"));
+        return match name {
+            _ if !sound => Kind::Bad,
+            "completed" | "incomplete" | "failed" => Kind::End,
+            _ => Kind::Delta,
+        };
+    }
     let Some(data) = text.strip_prefix("data: ") else { return Kind::Bad };
     if data == "[DONE]" {
         return Kind::End;
@@ -87,6 +97,11 @@ mod tests {
     fn hostile_events_are_bad_or_withheld() {
         assert_eq!(classify(b"\xff\xff\n\n"), Kind::Bad);
         assert_eq!(classify(b"event: x\n\n"), Kind::Bad);
+        assert_eq!(classify(b"event: response.x\ndata: {\"type\":\"response.y\"}\n\n"), Kind::Bad);
+        let event = b"event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\"}\n\n";
+        assert_eq!(classify(event), Kind::Delta);
+        let event = b"event: response.completed\ndata: {\"type\":\"response.completed\"}\n\n";
+        assert_eq!(classify(event), Kind::End);
         assert_eq!(classify(b"data: {\n\n"), Kind::Bad);
         assert_eq!(classify(b"data: {}\n\n"), Kind::End);
         assert_eq!(classify(b"data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n"), Kind::End);

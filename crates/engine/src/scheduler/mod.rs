@@ -274,6 +274,11 @@ impl Engine {
         &self.0.model
     }
 
+    /// Most positions that one sequence may fill: the memory for keys and values bounds it below the context.
+    pub fn positions_max(&self) -> usize {
+        self.0.model.context_length().min(self.0.pages_max.saturating_mul(kernels::PAGE))
+    }
+
     /// Number of jobs that wait.
     pub fn queued(&self) -> usize {
         self.0.shared.lock().queue.len()
@@ -379,6 +384,24 @@ impl Drop for Handle {
             let _ = thread.join();
         }
     }
+}
+
+/// The texts that generating `tokens` streams, one for each; and whether the answer ended by itself.
+pub(crate) fn texts(model: &Model, tokens: &[u32], stop: &[String]) -> (Vec<String>, bool) {
+    let mut text = text::StoppableText::new(model.tokenizer().decoder(), stop.to_vec());
+    let mut all = Vec::with_capacity(tokens.len());
+    for (i, token) in tokens.iter().enumerate() {
+        let ends_turn = model.ends_turn(*token);
+        let (mut piece, stopped) = if ends_turn { (String::new(), false) } else { text.push(*token) };
+        if !stopped && (ends_turn || i + 1 == tokens.len()) {
+            piece.push_str(&text.finish());
+        }
+        all.push(piece);
+        if stopped || ends_turn {
+            return (all, true);
+        }
+    }
+    (all, false)
 }
 
 /// Checks what a prompt and sampling parameters must satisfy for this model.

@@ -349,8 +349,8 @@ mod tests {
         let text = "Grüße,\n\0 world\u{7f}";
         let tokens = model.tokenizer().encode_text(text).unwrap();
         assert_eq!((tokens.len(), model.tokenizer().decode(&tokens).as_str()), (text.len(), text));
-        let chat = [ChatMessage { role: Role::User, content: "Hi".into() }];
-        let prompt = model.chat_prompt(&chat, 0).unwrap();
+        let chat = [ChatMessage::text(Role::User, "Hi")];
+        let prompt = model.chat_prompt(&chat, &[], 0).unwrap();
         assert_eq!(prompt.iter().filter(|t| **t == 1).count(), 2, "two turns begin");
         assert_eq!(prompt.iter().filter(|t| **t == vocabulary::END_OF_TURN).count(), 1);
     }
