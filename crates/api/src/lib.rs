@@ -14,6 +14,8 @@ mod listen;
 pub mod openai;
 pub mod ports;
 pub mod rpc;
+mod serve;
 
 pub use error::ApiError;
 pub use listen::bind;
+pub use serve::{Server, serve};

@@ -349,3 +349,23 @@ fn quantisation_follows_the_specification() {
         }
     }
 }
+
+#[test]
+fn blocks_mean_what_the_gguf_package_says() {
+    let json: serde_json::Value = serde_json::from_str(include_str!("blocks.json")).unwrap();
+    for (name, format) in
+        [("Q8_0", Format::Q8_0), ("Q4_0", Format::Q4_0), ("Q4_K", Format::Q4K), ("Q6_K", Format::Q6K)]
+    {
+        let hex = json[name]["bytes"].as_str().unwrap();
+        let bytes: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
+        let k = 2 * format.block().0;
+        let w = linear(format, &[(1, &bytes)], k);
+        let mut row = vec![0.0; k];
+        w.dequantise_row(0, &mut row);
+        for (i, (found, expected)) in row.iter().zip(json[name]["values"].as_array().unwrap()).enumerate() {
+            let expected = expected.as_f64().unwrap() as f32;
+            assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{name} {i}: {found} {expected}");
+        }
+    }
+}

@@ -90,8 +90,8 @@ pub(crate) struct DevnetArgs {
     /// Peer-to-peer port of the first validator; the others follow. 0 takes any free ports.
     #[arg(long, default_value_t = 8650)]
     pub(crate) p2p_port: u16,
-    /// Model file (GGUF); the built-in taskmaster-chat when absent.
-    #[arg(long, value_name = "FILE")]
+    /// Model: a GGUF file, or a folder with config.json, tokenizer.json and safetensors; the built-in taskmaster-chat when absent.
+    #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
     /// Write addresses, keys and URLs to this file, as JSON, once everything is ready.
     #[arg(long, value_name = "FILE")]
@@ -106,8 +106,8 @@ pub(crate) struct DevnetArgs {
 Example:
   og node --model model.gguf --rpc http://127.0.0.1:8545 --data ./node --listen 127.0.0.1:8700")]
 pub(crate) struct NodeArgs {
-    /// Model file (GGUF); the built-in taskmaster-chat when absent.
-    #[arg(long, value_name = "FILE")]
+    /// Model: a GGUF file, or a folder with config.json, tokenizer.json and safetensors; the built-in taskmaster-chat when absent.
+    #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
     /// JSON-RPC of a validator.
     #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
@@ -133,6 +133,21 @@ pub(crate) struct NodeArgs {
     /// Threads for the model; all cores when absent.
     #[arg(long)]
     pub(crate) threads: Option<usize>,
+    /// Most answers computed at once.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) batch: u16,
+    /// Most requests that wait; others get status 429.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) queue: u32,
+    /// Memory for keys and values in MiB, shared beginnings of prompts included.
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub(crate) kv_memory: u64,
+    /// Compute every prompt from its first token, even when another one began alike.
+    #[arg(long)]
+    pub(crate) no_prefix_cache: bool,
+    /// Longest time that answers under way may take after Ctrl-C, in seconds.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub(crate) drain_timeout: u64,
 }
 
 #[derive(Debug, Args)]
@@ -237,6 +252,38 @@ pub(crate) struct VerifyArgs {
 pub(crate) enum BenchCommand {
     /// Write a model file with the shape of a known model and random weights.
     MakeGguf(MakeGgufArgs),
+    /// Measure decoding, prompts, batches and replays of a model, beside another program if you like.
+    Engine(BenchEngineArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Rows are measured in turn with the other program's, so that both see the same machine; medians are printed. Leave the machine
+alone meanwhile: a busy core makes every number meaningless.
+
+Examples:
+  og bench engine                                           the built-in model
+  og bench engine --model tinyllama-1.1b-q8_0.gguf --threads 1,2
+  og bench engine --model F.gguf --against bench/llama-cpp/target/native/release/llama-bench-json")]
+pub(crate) struct BenchEngineArgs {
+    /// Model: a GGUF file or a folder; the built-in one when absent.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) model: Option<PathBuf>,
+    /// Numbers of threads.
+    #[arg(long, value_delimiter = ',', default_value = "1,2", value_name = "LIST")]
+    pub(crate) threads: Vec<usize>,
+    /// Runs of each row.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) repeat: u16,
+    /// Program that measures llama.cpp (bench/llama-cpp/build.sh builds it).
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) against: Option<PathBuf>,
+    /// Only rows whose name contains this.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) only: String,
+    /// Print one JSON object a row.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -16,9 +16,13 @@ use serde_json::{Value, json};
 use std::{
     io::{IsTerminal as _, Read as _, Write as _},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 use types::{U256, limits::PROOF_BYTES_MAX};
+
+/// Longest time that answers under way may take when a proxy is stopped.
+const PROXY_DRAIN: Duration = Duration::from_secs(10);
 
 /// Runs a command; `false` means that something was checked and refused.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<bool> {
@@ -122,13 +126,17 @@ fn banner(about: &Value, args: &DevnetArgs) -> String {
 
 async fn run_node(args: NodeArgs) -> anyhow::Result<()> {
     let listener = api::bind(args.listen, "inference node", "--listen")?;
-    let model = match &args.model {
-        Some(path) => Model::open(path)?,
-        None => Model::embedded()?,
-    };
+    let model = load_model(args.model.as_deref())?;
     let defaults = EngineConfig::default();
-    let threads = args.threads.unwrap_or(defaults.threads);
-    let engine = Engine::new(model.clone(), EngineConfig { threads, ..defaults })?;
+    let config = EngineConfig {
+        threads: args.threads.unwrap_or(defaults.threads),
+        batch_max: usize::from(args.batch),
+        queue_max: args.queue as usize,
+        kv_bytes: (args.kv_memory as usize) << 20,
+        prefix_cache: !args.no_prefix_cache,
+        ..defaults
+    };
+    let engine = Engine::new(model.clone(), config)?;
     let config = NodeConfig {
         rpc_url: args.rpc,
         data_dir: args.data,
@@ -145,7 +153,31 @@ async fn run_node(args: NodeArgs) -> anyhow::Result<()> {
         stopped = &mut stop => return stopped,
     };
     outln!("Node {} serves {} ({}) on {endpoint}", node.address, model.manifest().name, model.id());
-    stop.await
+    stop.await?;
+    // A second signal ends it at once.
+    let again = stop_signal();
+    tokio::select! {
+        () = node.drain(Duration::from_secs(args.drain_timeout)) => Ok(()),
+        stopped = again => stopped,
+    }
+}
+
+/// Loads a model, with a progress bar where someone looks.
+pub(crate) fn load_model(path: Option<&Path>) -> anyhow::Result<Arc<Model>> {
+    let Some(path) = path else { return Ok(Model::embedded()?) };
+    let bar = match std::io::stderr().is_terminal() {
+        true => indicatif::ProgressBar::new(0),
+        false => indicatif::ProgressBar::hidden(),
+    };
+    bar.set_style(indicatif::ProgressStyle::with_template(
+        "loading {bar:40} {bytes}/{total_bytes} {bytes_per_sec}",
+    )?);
+    let model = Model::open_with(path, &|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    Ok(model?)
 }
 
 async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
@@ -159,7 +191,9 @@ async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
     };
     let running = proxy::start(config, listener).await?;
     outln!("OpenAI API on http://{}/v1, network {}", args.listen, running.proxy.genesis());
-    stop_signal().await
+    stop_signal().await?;
+    running.server.shut_down(PROXY_DRAIN).await;
+    Ok(())
 }
 
 async fn chat(args: ChatArgs) -> anyhow::Result<()> {

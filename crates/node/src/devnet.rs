@@ -30,6 +30,9 @@ const FIRST_BLOCK_MAX: Duration = Duration::from_secs(15);
 const PRICE_INPUT: u128 = 1_000_000_000;
 const PRICE_OUTPUT: u128 = 2_000_000_000;
 
+/// Memory for keys and values of each node: they share one machine.
+const KV_BYTES: usize = 512 << 20;
+
 /// A running development network. Dropping it stops everything.
 pub(crate) struct Devnet {
     /// Addresses, URLs and keys.
@@ -97,10 +100,7 @@ fn url(listener: &TcpListener) -> anyhow::Result<String> {
 pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
     let began = Instant::now();
     let sockets = Sockets::bind(args)?;
-    let model = match &args.model {
-        Some(path) => Model::open(path)?,
-        None => Model::embedded()?,
-    };
+    let model = crate::commands::load_model(args.model.as_deref())?;
     let temporary = match &args.data {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("og-devnet-").tempdir()?),
@@ -291,7 +291,8 @@ impl Devnet {
                 price_input: PRICE_INPUT,
                 price_output: PRICE_OUTPUT,
             };
-            let engine = Engine::new(model.clone(), EngineConfig::default())?;
+            let engine =
+                Engine::new(model.clone(), EngineConfig { kv_bytes: KV_BYTES, ..EngineConfig::default() })?;
             starting.spawn(async move { (i, node::start(config, engine, listener).await) });
         }
         let mut started = starting.join_all().await;

@@ -7,6 +7,7 @@ use crate::{
 };
 use alloy_sol_types::SolCall as _;
 use anyhow::{Context as _, bail, ensure};
+use api::Server;
 use client::{
     Account, ClientError, RpcClient,
     contracts::{ModelRegistry, NodeRegistry, ReceiptLog as LogContract},
@@ -45,7 +46,27 @@ pub(crate) struct NodeConfig {
 /// A running node.
 pub(crate) struct Node {
     pub(crate) address: Address,
+    service: Arc<InferenceService>,
+    server: Option<Server>,
     tasks: Vec<JoinHandle<()>>,
+}
+
+impl Node {
+    /// Takes no more requests, finishes those under way, at most for `limit`, and lets their receipts reach the ledger.
+    pub(crate) async fn drain(mut self, limit: Duration) {
+        let service = self.service.clone();
+        let drained = tokio::task::spawn_blocking(move || service.drain(limit)).await.unwrap_or(false);
+        if !drained {
+            warn!("answers under way were cut off after {} s", limit.as_secs());
+        }
+        if let Some(server) = self.server.take() {
+            server.shut_down(Duration::from_secs(2)).await;
+        }
+        let deadline = tokio::time::Instant::now() + POST_INTERVAL * 4;
+        while self.service.has_unposted() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(POST_INTERVAL / 4).await;
+        }
+    }
 }
 
 impl Drop for Node {
@@ -101,21 +122,14 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
         price_output: config.price_output,
     };
     let service = InferenceService::new(engine, identity, log, anchor, operator.posted.clone());
-    let router = api::openai::router(Arc::new(service));
-    let listener = crate::proxy::prompt(listener)?;
+    let service = Arc::new(service);
+    let server = api::serve(listener, api::openai::router(service.clone()))?;
     let address = operator.account.address();
     let operator = Arc::new(operator);
-    let tasks = vec![
-        tokio::spawn(async move {
-            if let Err(e) = axum::serve(listener, router).await {
-                warn!("a node's server ended: {e}");
-            }
-        }),
-        tokio::spawn(operator.clone().follow(anchor_sender)),
-        tokio::spawn(operator.post_roots()),
-    ];
+    let tasks =
+        vec![tokio::spawn(operator.clone().follow(anchor_sender)), tokio::spawn(operator.post_roots())];
     info!(node = %address, endpoint = config.endpoint, "a node is ready");
-    Ok(Node { address, tasks })
+    Ok(Node { address, service, server: Some(server), tasks })
 }
 
 impl Operator {

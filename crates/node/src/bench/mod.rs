@@ -1,5 +1,6 @@
-//! Tools for measuring: model files of known shapes with random weights.
+//! Tools for measuring: model files of known shapes with random weights, and the engine's speed beside another program's.
 
+mod engine;
 mod make_gguf;
 mod random_weights;
 mod shapes;
@@ -17,5 +18,6 @@ use crate::cli::BenchCommand;
 pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::MakeGguf(args) => make_gguf::run(args),
+        BenchCommand::Engine(args) => engine::run(args),
     }
 }

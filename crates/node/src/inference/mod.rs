@@ -94,6 +94,11 @@ impl InferenceService {
         self.engine.drain(limit)
     }
 
+    /// Whether receipts wait for the ledger.
+    pub(crate) fn has_unposted(&self) -> bool {
+        self.shared.log.size() > self.shared.posted.load(Ordering::Acquire)
+    }
+
     fn check_model(&self, asked: &str) -> Result<&Arc<Model>, InferenceFault> {
         let model = self.engine.model();
         let manifest = model.manifest();
