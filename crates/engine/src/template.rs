@@ -1,5 +1,10 @@
 use crate::{ChatMessage, EngineError, Role};
-use minijinja::{Environment, ErrorKind, Value, context, syntax::SyntaxConfig, value::Serde};
+use minijinja::{
+    Environment, ErrorKind, Value, context,
+    syntax::SyntaxConfig,
+    value::{Kwargs, Serde},
+};
+use serde::Serialize as _;
 use serde_json::{Value as Json, json};
 use types::{B256, keccak256};
 
@@ -43,6 +48,20 @@ impl ChatTemplate {
         });
         // The clock is an input of the job, so that the prompt can be computed again later.
         environment.add_function("strftime_now", move |format: String| strftime(&format, now_unix));
+        // As Python prints JSON: templates were tried with that.
+        environment.add_filter(
+            "tojson",
+            |value: Value, options: Kwargs| -> Result<Value, minijinja::Error> {
+                let broken =
+                    |e: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
+                let json = serde_json::to_value(&value).map_err(broken)?;
+                let text = match options.get::<Option<usize>>("indent")? {
+                    None => python_json(&json),
+                    Some(indent) => indented(&json, indent.min(16)).map_err(broken)?,
+                };
+                Ok(Value::from_safe_string(text))
+            },
+        );
         environment.add_template("chat", &self.source).map_err(fault)?;
         Ok(environment)
     }
@@ -132,6 +151,27 @@ fn guard_json(value: &Json, guarded: &dyn Fn(&str) -> String) -> Json {
     }
 }
 
+/// JSON as `json.dumps(value, ensure_ascii=False)` prints it: a space behind `:` and `,`, nothing escaped that need not be.
+fn python_json(value: &Json) -> String {
+    match value {
+        Json::Array(list) => format!("[{}]", list.iter().map(python_json).collect::<Vec<_>>().join(", ")),
+        Json::Object(map) => {
+            let entries = map.iter().map(|(k, v)| format!("{}: {}", Json::from(k.as_str()), python_json(v)));
+            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// JSON over several lines.
+fn indented(value: &Json, indent: usize) -> Result<String, serde_json::Error> {
+    let spaces = " ".repeat(indent);
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+    let mut out = Vec::new();
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
 fn fault(e: minijinja::Error) -> EngineError {
     EngineError::Template(e.to_string())
 }
@@ -202,6 +242,17 @@ mod tests {
         assert_eq!(strftime("%Y-%m-%d", 951_782_400), "2000-02-29");
         let t = ChatTemplate::new("{{ strftime_now('%Y') }}").unwrap();
         assert_eq!(t.render(&[], &[], &str::to_owned, "", "", 0).unwrap(), "1970");
+    }
+
+    #[test]
+    fn json_is_printed_as_python_prints_it() {
+        let t = ChatTemplate::new("{{ tools | tojson }}").unwrap();
+        let tools = [json!({"b": "it's <é> & \"q\"", "a": [1, 2.5, null, true]})];
+        let expected = r#"[{"b": "it's <é> & \"q\"", "a": [1, 2.5, null, true]}]"#;
+        assert_eq!(t.render(&[], &tools, &str::to_owned, "", "", 0).unwrap(), expected);
+        let t = ChatTemplate::new("{{ tools[0].a | tojson(indent=2) }}").unwrap();
+        let expected = "[\n  1,\n  2.5,\n  null,\n  true\n]";
+        assert_eq!(t.render(&[], &tools, &str::to_owned, "", "", 0).unwrap(), expected);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use api::{
 use engine::{Engine, EngineConfig, Model, replay_with_logprobs};
 use serde_json::Value;
 use std::{
+    cmp::Ordering,
     path::Path,
     sync::{Arc, mpsc},
 };
@@ -43,7 +44,7 @@ pub(crate) fn replay(bytes: &[u8], model: Option<&Path>) -> Result<String, Strin
     let body = disclosed.request.as_bytes();
     let endpoint = Endpoint::of(body).ok_or("the request is for no endpoint that is known here")?;
     let request = GenerateRequest::read(endpoint, body)?;
-    check_parameters(&request, claim)?;
+    check_parameters(&request, claim, model.context_length())?;
     let expected = prompt(&model, &request.job.input, claim.time_ms / 1000).map_err(|e| e.to_string())?;
     if expected != disclosed.prompt_tokens {
         return Err("the node fed the model another prompt than the request gives".into());
@@ -105,6 +106,9 @@ fn answers(
         let (texts, ended) = model.texts(tokens, &job.stop);
         if texts.len() != tokens.len() {
             return Err("the answer goes on behind its end".into());
+        }
+        if tokens.len() > most as usize {
+            return Err("an answer is longer than was allowed".into());
         }
         if !ended && tokens.len() < most as usize {
             return Err(
@@ -172,7 +176,7 @@ fn event(render: &mut dyn Render, choice: usize, answer: &Answer, i: usize) -> b
 }
 
 /// The receipt's parameters must be those that were asked for. What the client left open, the node may choose.
-fn check_parameters(request: &GenerateRequest, claim: &Claim) -> Result<(), String> {
+fn check_parameters(request: &GenerateRequest, claim: &Claim, context: usize) -> Result<(), String> {
     let job = &request.job;
     let asked = match job.seed_given {
         true => job.sampling,
@@ -181,11 +185,14 @@ fn check_parameters(request: &GenerateRequest, claim: &Claim) -> Result<(), Stri
     if asked != claim.sampling {
         return Err("the node sampled with other parameters than the request asks for".into());
     }
-    match job.max_tokens {
-        Some(max) if u64::from(claim.max_tokens) > u64::from(max) * u64::from(job.n) => {
-            Err("the node allowed itself more tokens than were asked for".into())
-        }
-        _ => Ok(()),
+    let Some(max) = job.max_tokens else { return Ok(()) };
+    // The node must allow what was asked for, as far as the model's context goes.
+    let room = (context as u64).saturating_sub(u64::from(claim.prompt_tokens));
+    let expected = u64::from(max).min(room) * u64::from(job.n);
+    match u64::from(claim.max_tokens).cmp(&expected) {
+        Ordering::Greater => Err("the node allowed itself more tokens than were asked for".into()),
+        Ordering::Less => Err("the node allowed the model fewer tokens than were asked for".into()),
+        Ordering::Equal => Ok(()),
     }
 }
 
@@ -368,13 +375,14 @@ mod tests {
         assert!(check(&file).unwrap().contains("the same text"), "{:?}", check(&file));
 
         type Attack = (&'static str, fn(&mut ProofFile));
-        let attacks: [Attack; 12] = [
+        let attacks: [Attack; 13] = [
             // A truncated context: cheaper to run, and invisible to whoever has no tokenizer.
             ("another prompt", |f| f.disclosure.prompt_tokens.truncate(4)),
             ("another prompt", |f| f.disclosure.request = f.disclosure.request.replace("latte", "mocha")),
             ("other parameters", |f| f.receipt.claim.sampling.seed += 1),
             ("other parameters", |f| f.receipt.claim.sampling.temperature = 0.5),
             ("more tokens", |f| f.receipt.claim.max_tokens = 21),
+            ("fewer tokens", |f| f.receipt.claim.max_tokens = 5),
             ("another token at place 2", |f| f.disclosure.output_tokens[2] ^= 1),
             ("trace differs", |f| f.receipt.claim.trace_root = B256::ZERO),
             ("the text", |f| {

@@ -33,6 +33,7 @@ const TRIES_MAX: usize = 3;
 /// One request on its way through a node.
 struct Exchange {
     proxy: Arc<Proxy>,
+    path: String,
     offer: Offer,
     manifest: ModelManifest,
     request: String,
@@ -142,7 +143,8 @@ async fn connect(
             }
             Ok(response) => {
                 let (proxy, manifest) = (proxy.clone(), manifest.clone());
-                return Ok((Exchange { proxy, offer, manifest, request, nonce, rung, id }, response));
+                let path = path.to_owned();
+                return Ok((Exchange { proxy, path, offer, manifest, request, nonce, rung, id }, response));
             }
             Err(e) => unreachable_at(&url, &e),
         };
@@ -232,6 +234,7 @@ impl Exchange {
         };
         let mut checks = Checks::default();
         check_answer(&mut checks, &self.proxy.registry, &receipt, &disclosure, &self.manifest);
+        checks.record("form", check_form(&self.path, &disclosure.response));
         checks.record("exchange", self.check_exchange(&receipt.claim));
         checks.record("anchor", self.check_anchor(&receipt.claim).await);
         if let Some(Check { name, detail, .. }) = checks.first_failure() {
@@ -309,6 +312,24 @@ impl Exchange {
             stream::unfold(relay, |mut r| async move { r.next().await.map(|c| (Ok::<_, Infallible>(c), r)) });
         let headers = [("content-type", "text/event-stream"), ("cache-control", "no-cache")];
         (headers, Body::from_stream(chunks)).into_response()
+    }
+}
+
+/// A response must have the form of the endpoint that was asked: a checker tells endpoints by it.
+fn check_form(path: &str, response: &str) -> Result<String, String> {
+    let first = response.split("\n\n").next().unwrap_or_default();
+    let data = first.split("data: ").nth(1);
+    let parsed: Value = serde_json::from_str(data.unwrap_or(response)).unwrap_or_default();
+    let form = parsed["object"].as_str().or(parsed["response"]["object"].as_str()).unwrap_or_default();
+    let expected: &[&str] = match path {
+        "/v1/completions" => &["text_completion"],
+        "/v1/responses" => &["response"],
+        "/v1/embeddings" => &["list"],
+        _ => &["chat.completion", "chat.completion.chunk"],
+    };
+    match expected.contains(&form) {
+        true => Ok(format!("the response is a {form}")),
+        false => Err(format!("the response is a {form:?} and not what {path} gives")),
     }
 }
 

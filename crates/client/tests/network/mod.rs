@@ -271,19 +271,20 @@ async fn answer(State(s): State<Arc<Shared>>, headers: HeaderMap, body: Body) ->
     let stream = request["stream"] == true;
     let response = if stream {
         let chunk = |v: Value| format!("data: {v}\n\n");
-        let delta =
-            |d: Value, finish: Value| chunk(json!({"choices": [{"delta": d, "finish_reason": finish}]}));
+        let delta = |d: Value, finish: Value| {
+            chunk(json!({"object": "chat.completion", "choices": [{"delta": d, "finish_reason": finish}]}))
+        };
         let (first, rest) = ANSWER.split_at(6);
         [
             delta(json!({"content": first}), Value::Null),
             delta(json!({"content": rest}), Value::Null),
             delta(json!({}), json!("stop")),
-            chunk(json!({"choices": [], "usage": usage})),
+            chunk(json!({"object": "chat.completion", "choices": [], "usage": usage})),
             "data: [DONE]\n\n".into(),
         ]
         .concat()
     } else {
-        json!({"choices": [{"message": {"content": ANSWER}, "finish_reason": "stop"}], "usage": usage})
+        json!({"object": "chat.completion", "choices": [{"message": {"content": ANSWER}, "finish_reason": "stop"}], "usage": usage})
             .to_string()
     };
     let receipt = match attack {

@@ -229,6 +229,18 @@ impl Inference for InferenceService {
             sampling.seed = rand::random::<u64>() >> 11;
         }
         let room = self.engine.positions_max().saturating_sub(prompt.len()) as u32;
+        let context = model.context_length().saturating_sub(prompt.len()) as u32;
+        if let Some(asked) = job.max_tokens
+            && asked.min(context) > room
+        {
+            let message = format!("this node has memory for {room} more tokens; ask for at most that many");
+            return Err(InferenceFault::ContextLengthExceeded(message));
+        }
+        let vocabulary = model.tokenizer().vocabulary() as u32;
+        if job.logit_bias.iter().any(|(t, _)| *t >= vocabulary) {
+            let message = format!("`logit_bias` names a token beyond the vocabulary of {vocabulary}");
+            return Err(InferenceFault::InvalidValue { message, param: "logit_bias" });
+        }
         let max_tokens = job.max_tokens.unwrap_or(room).min(room);
         let first = choosing(model, &job, sampling, 0).map_err(fault)?;
         let entry = self.enter(&ticket, time_ms)?;

@@ -33,7 +33,7 @@ pub(super) struct Chat {
 impl Chat {
     pub(super) fn new(request: &GenerateRequest, meta: Meta) -> Self {
         let choice = |_| Choice {
-            parser: request.wants_tools.then(ToolParser::default),
+            parser: request.tool_parser(),
             content: String::new(),
             calls: Vec::new(),
             logprobs: Vec::new(),

@@ -34,7 +34,7 @@ impl Responses {
         Self {
             meta,
             repeated: request.repeated.clone(),
-            parser: request.wants_tools.then(ToolParser::default),
+            parser: request.tool_parser(),
             logprobs: request.job.top_logprobs.is_some(),
             unsent: Vec::new(),
             items: Vec::new(),

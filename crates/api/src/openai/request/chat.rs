@@ -19,6 +19,8 @@ const UNSUPPORTED: [(&str, &[&str]); 6] = [
 
 pub(super) fn parse(fields: &Fields<'_>) -> Result<GenerateRequest, Fault> {
     fields.refuse(&UNSUPPORTED)?;
+    // The request's fields tell whoever checks the answer later which endpoint it was for.
+    fields.refuse(&[("prompt", &[]), ("input", &[])])?;
     let model = fields.model()?;
     let messages = messages(fields.get("messages").ok_or_else(|| Fault::missing("messages"))?)?;
     let tools = tools(fields.get("tools"))?;
@@ -37,7 +39,7 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<GenerateRequest, Fault> {
     if top.is_some_and(|n| n > 0) && !logprobs {
         return Err(Fault::invalid("top_logprobs", "`top_logprobs` needs `logprobs` to be true"));
     }
-    let wants_tools = !tools.is_empty();
+    let tool_names = names_of(&tools);
     let job = GenerateJob {
         model,
         input: Input::Chat { messages, tools },
@@ -58,10 +60,21 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<GenerateRequest, Fault> {
         endpoint: Endpoint::Chat,
         stream: fields.boolean("stream")?.unwrap_or(false),
         include_usage: fields.include_usage(),
-        wants_tools,
+        tool_names,
+        calls_max: calls_max(parallel),
         echo: None,
         repeated: Value::Null,
     })
+}
+
+/// Names of the tools' functions.
+pub(super) fn names_of(tools: &[Value]) -> Vec<String> {
+    tools.iter().filter_map(|t| t["function"]["name"].as_str().map(str::to_owned)).collect()
+}
+
+/// Most calls that are taken out of one answer.
+pub(super) fn calls_max(parallel: bool) -> usize {
+    if parallel { TOOLS_MAX } else { 1 }
 }
 
 /// `tools`: functions with sound names.

@@ -8,6 +8,7 @@ mod responses;
 mod text;
 
 use super::error::Fault;
+use crate::openai::tools::ToolParser;
 use crate::ports::GenerateJob;
 pub use embeddings::EmbeddingsRequest;
 use fields::Fields;
@@ -59,8 +60,10 @@ pub struct GenerateRequest {
     pub stream: bool,
     /// Whether the stream ends with a usage chunk.
     pub include_usage: bool,
-    /// Whether tool calls are looked for in the text.
-    pub wants_tools: bool,
+    /// Tools whose calls are looked for in the text.
+    pub tool_names: Vec<String>,
+    /// Most calls of one answer.
+    pub calls_max: usize,
     /// Text that is repeated in front of each answer (`echo` of completions).
     pub echo: Option<String>,
     /// Fields that a `/v1/responses` answer repeats.
@@ -74,6 +77,11 @@ impl GenerateRequest {
     /// The server's words for what is wrong.
     pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<Self, String> {
         Self::parse(endpoint, body).map_err(|fault| fault.message)
+    }
+
+    /// A parser for one answer, when there are tools to call.
+    pub(crate) fn tool_parser(&self) -> Option<ToolParser> {
+        (!self.tool_names.is_empty()).then(|| ToolParser::new(self.tool_names.clone(), self.calls_max))
     }
 
     pub(crate) fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, Fault> {

@@ -2,7 +2,7 @@
 
 use super::{
     Endpoint, Fault, Fields, GenerateRequest,
-    chat::{choose_tools, response_format, text_of, tools},
+    chat::{calls_max, choose_tools, names_of, response_format, text_of, tools},
     fields::TOP_LOGPROBS_MAX,
 };
 use crate::ports::{ChatMessage, ChatRole, Format, GenerateJob, Input, ToolCall};
@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 const ITEMS_MAX: usize = 1024;
 
-const UNSUPPORTED: [(&str, &[&str]); 6] = [
+const UNSUPPORTED: [(&str, &[&str]); 7] = [
+    ("messages", &[]),
     ("previous_response_id", &[]),
     ("conversation", &[]),
     ("background", &["false"]),
@@ -60,7 +61,7 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<GenerateRequest, Fault> {
             return Err(Fault::invalid("tool_choice", message));
         }
     };
-    let wants_tools = !tools.is_empty();
+    let tool_names = names_of(&tools);
     let sampling = fields.sampling()?;
     let top = fields.integer("top_logprobs", 0, TOP_LOGPROBS_MAX)?.filter(|n| *n > 0);
     let copy = |name: &str| fields.get(name).cloned().unwrap_or(Value::Null);
@@ -89,7 +90,8 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<GenerateRequest, Fault> {
         endpoint: Endpoint::Responses,
         stream: fields.boolean("stream")?.unwrap_or(false),
         include_usage: true,
-        wants_tools,
+        tool_names,
+        calls_max: calls_max(parallel),
         echo: None,
         repeated,
     })

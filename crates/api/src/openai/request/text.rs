@@ -9,7 +9,7 @@ const MAX_TOKENS_DEFAULT: u32 = 16;
 const LOGPROBS_MAX: u64 = 5;
 
 pub(super) fn parse(fields: &Fields<'_>) -> Result<GenerateRequest, Fault> {
-    fields.refuse(&[("suffix", &["\"\""]), ("best_of", &["1"])])?;
+    fields.refuse(&[("suffix", &["\"\""]), ("best_of", &["1"]), ("messages", &[]), ("input", &[])])?;
     let wrong = || {
         Fault::invalid(
             "prompt",
@@ -50,7 +50,8 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<GenerateRequest, Fault> {
         endpoint: Endpoint::Completions,
         stream: fields.boolean("stream")?.unwrap_or(false),
         include_usage: fields.include_usage(),
-        wants_tools: false,
+        tool_names: vec![],
+        calls_max: 0,
         echo,
         repeated: Value::Null,
     })
