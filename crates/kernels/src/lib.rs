@@ -37,7 +37,7 @@ pub use isa::Isa;
 pub use kv::{KvPage, KvShape, PAGE, to_halves};
 pub use map::FileMap;
 pub use matmul::{Linear, Mode, matmul};
-pub use matrix::{Matrix, MatrixError};
+pub use matrix::{Matrix, MatrixError, StreamBuffer};
 pub use ops::{Activation, add, argmax, dot, gated, layer_norm, rms_norm, softcap, sum};
 pub use pool::Pool;
 pub use rope::{RopeStyle, RopeTable};

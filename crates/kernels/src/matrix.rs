@@ -1,6 +1,7 @@
 use crate::{
-    BLOCK, Format, PANEL, Pool, f16_to_f32,
+    BLOCK, Format, Isa, PANEL, Pool, f16_to_f32,
     format::{block_of, dequantise},
+    isa::for_each_isa,
 };
 use memmap2::{Advice, MmapMut};
 use std::fmt;
@@ -242,4 +243,46 @@ fn repack_panel(
         }
     }
     sound
+}
+
+/// Memory like that of weights, for measuring how fast it can be read: the bound for decoding one sequence.
+pub struct StreamBuffer(Region);
+
+impl fmt::Debug for StreamBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StreamBuffer({} bytes)", self.0.0.len())
+    }
+}
+
+impl StreamBuffer {
+    /// A buffer of `bytes` (rounded up to 4 KiB), filled.
+    pub fn new(bytes: usize) -> Self {
+        let mut region = Region::new(bytes.next_multiple_of(4096));
+        region.0.fill(1);
+        Self(region)
+    }
+
+    /// Reads everything once, shared out among the workers; the sum of all 8-byte words keeps the compiler from leaving it out.
+    pub fn read(&self, isa: Isa, pool: &Pool) -> u64 {
+        let total = std::sync::atomic::AtomicU64::new(0);
+        pool.run_ranges(self.0.0.len() / 4096, 1, &|pages| {
+            let mut sum = 0;
+            sum_words(isa, &self.0.0[pages.start * 4096..pages.end * 4096], &mut sum);
+            total.fetch_add(sum, std::sync::atomic::Ordering::Relaxed);
+        });
+        total.into_inner()
+    }
+}
+
+for_each_isa! {
+    /// Sum of little-endian words, in 32 sums that do not wait for each other.
+    fn sum_words(isa: Isa, bytes: &[u8], sum: &mut u64) {
+        let mut sums = [0u64; 32];
+        for chunk in bytes.as_chunks::<256>().0 {
+            for (sum, word) in sums.iter_mut().zip(chunk.as_chunks::<8>().0) {
+                *sum = sum.wrapping_add(u64::from_le_bytes(*word));
+            }
+        }
+        *sum = sums.iter().fold(0, |a, b| a.wrapping_add(*b));
+    }
 }

@@ -10,8 +10,9 @@ use engine::{
     EngineConfig, Model,
     bench::{Test, measure},
 };
+use kernels::{Isa, Pool, StreamBuffer};
 use serde_json::{Value, json};
-use std::{path::Path, process::Command, sync::Arc, thread, time::Instant};
+use std::{path::Path, process::Command, sync::Arc, time::Instant};
 
 /// Bytes that the memory test reads again and again: beyond every cache.
 const STREAM_BYTES: usize = 512 << 20;
@@ -73,7 +74,7 @@ pub(super) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
     }
     let about = json!({
         "model": model.manifest().name, "weight_bytes": model.weight_bytes(), "load_ms": load.as_millis() as u64,
-        "isa": kernels::Isa::best().name(), "load_average": load_average(),
+        "isa": Isa::best().name(), "load_average": load_average(),
     });
     if args.json {
         outln!("{about}");
@@ -83,7 +84,7 @@ pub(super) fn run(args: &BenchEngineArgs) -> anyhow::Result<()> {
             model.manifest().name,
             model.weight_bytes() as f64 / 1e9,
             load.as_secs_f64(),
-            kernels::Isa::best().name(),
+            Isa::best().name(),
             load_average().unwrap_or_default(),
         );
         outln!("{:<8} {:<20} {:>12} {:>12} {:>7}", "threads", "row", "og", "llama.cpp", "ratio");
@@ -159,29 +160,15 @@ fn median(mut list: Vec<f64>) -> Option<f64> {
     list.get(list.len() / 2).copied()
 }
 
-/// GB/s at which threads together read memory.
+/// GB/s at which threads together read memory like that of weights: the best of several passes.
 fn stream_bandwidth(threads: usize) -> f64 {
-    let data = vec![1u64; STREAM_BYTES / 8];
-    let share = data.len() / threads;
+    let (pool, buffer) = (Pool::new(threads), StreamBuffer::new(STREAM_BYTES));
     let once = || {
         let began = Instant::now();
-        thread::scope(|scope| {
-            for part in data.chunks_exact(share).take(threads) {
-                // Eight sums, so that additions do not wait for each other.
-                scope.spawn(move || {
-                    let mut sums = [0u64; 8];
-                    for eight in part.as_chunks::<8>().0 {
-                        for (sum, x) in sums.iter_mut().zip(eight) {
-                            *sum = sum.wrapping_add(*x);
-                        }
-                    }
-                    std::hint::black_box(sums)
-                });
-            }
-        });
+        std::hint::black_box(buffer.read(Isa::best(), &pool));
         STREAM_BYTES as f64 / 1e9 / began.elapsed().as_secs_f64()
     };
-    (0..5).map(|_| once()).fold(0.0, f64::max)
+    (0..8).map(|_| once()).fold(0.0, f64::max)
 }
 
 /// Peak resident memory in bytes, where the system tells.
