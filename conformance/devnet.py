@@ -58,7 +58,8 @@ def free_port(run=1):
 class Devnet:
     """One `og devnet` process with its data in `folder`."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *more):
+        self.more = more
         self.folder = Path(folder)
         self.data = self.folder / "data"
         self.ready_file = self.folder / "ready.json"
@@ -71,7 +72,8 @@ class Devnet:
     def command(self):
         return [
             OG, "devnet", "--data", str(self.data), "--rpc-port", str(self.rpc_port), "--proxy-port",
-            str(self.proxy_port), "--node-port", "0", "--p2p-port", "0", "--ready-file", str(self.ready_file), *shlex.split(os.environ.get("OG_DEVNET_ARGS", "")),
+            str(self.proxy_port), "--node-port", "0", "--p2p-port", "0", "--ready-file", str(self.ready_file), *self.more,
+            *shlex.split(os.environ.get("OG_DEVNET_ARGS", "")),
         ]  # fmt: skip
 
     def start(self):

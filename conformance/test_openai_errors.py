@@ -78,10 +78,12 @@ def test_too_large_a_body(http, model):
         ({"frequency_penalty": -3}, "frequency_penalty"), ({"seed": "x"}, "seed"), ({"seed": 1.5}, "seed"),
         ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": -1}, "max_tokens"), ({"max_tokens": "5"}, "max_tokens"),
         ({"max_tokens": 1 << 70}, "max_tokens"), ({"stop": 7}, "stop"), ({"stop": ["a"] * 5}, "stop"),
-        ({"stream": "yes"}, "stream"), ({"n": 2}, "n"), ({"logprobs": True}, "logprobs"),
-        ({"logit_bias": {"1": 5}}, "logit_bias"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"stream": "yes"}, "stream"), ({"n": 9}, "n"), ({"logprobs": "yes"}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"), ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logit_bias": {"x": 5}}, "logit_bias"), ({"logit_bias": [1]}, "logit_bias"),
+        ({"tools": [{"type": "function", "function": {"name": "f f"}}]}, "tools"), ({"tools": {}}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"), ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
+        ({"response_format": {"type": "xml"}}, "response_format"), ({"input": "Hi"}, "input"), ({"audio": {}}, "audio"),
     ],
     ids=lambda value: json.dumps(value)[:50],
 )  # fmt: skip
@@ -112,7 +114,7 @@ def test_wrong_methods_and_paths(http):
     check(http.get("/v1/chat/completions"), 405, "method_not_allowed")
     check(http.delete("/v1/models"), 405, "method_not_allowed")
     check(http.get("/v1/nothing/here"), 404, "not_found")
-    check(http.post("/v1/embeddings", json={}), 404, "not_found")
+    check(http.get("/v1/embeddings"), 405, "method_not_allowed")
 
 
 def test_unknown_receipts(http):
