@@ -369,3 +369,62 @@ fn blocks_mean_what_the_gguf_package_says() {
         }
     }
 }
+
+fn fnv(bits: impl IntoIterator<Item = u32>) -> u64 {
+    let bytes = bits.into_iter().flat_map(u32::to_le_bytes);
+    bytes.fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[test]
+fn the_second_table_of_the_specification_holds() {
+    // Computed by an implementation that shares no code with this one; SPEC.md, section 7.
+    let at = |b: u32| f32::from_bits(b);
+    for (x, expected) in [
+        (0.5, 0x3fd3_094c),
+        (-0.5, 0x3f1b_4598),
+        (at(0x3dcc_cccd), 0x3f8d_763e),
+        (at(0xbdcc_cccd), 0x3f67_a36d),
+        (at(0x3eb1_7218), 0x3fb5_04f3),
+        (at(0xbeb1_7218), 0x3f35_04f3),
+        (2.0, 0x40ec_7326),
+        (10.0, 0x46ac_14ee),
+        (-10.0, 0x383e_6bce),
+        (20.0, 0x4de7_5844),
+        (-20.0, 0x310d_a433),
+        (88.0, 0x7ef8_82b7),
+        (-87.0, 0x00b3_3687),
+    ] {
+        assert_eq!(exp(x).to_bits(), expected, "exp({x})");
+    }
+    for (x, expected) in [
+        (1.0, 0x3f3b_26a8),
+        (-1.0, 0xbe89_b2b1),
+        (4.0, 0x407b_6541),
+        (-4.0, 0xbd93_57d1),
+        (-100.0, 0x834e_0705),
+    ] {
+        assert_eq!(silu(x).to_bits(), expected, "silu({x})");
+    }
+    let mut rng = Rng(42);
+    let _ = rng.q8_0(48, 96);
+    let x = rng.floats(3 * 96);
+    let mut rng = Rng(7);
+    let (a, b) = (rng.floats(40), rng.floats(40));
+    assert_eq!(dot(&a, &b).to_bits(), 0x4676_d968);
+    let mut rng = Rng(13);
+    let (gate, up) = (rng.floats(64), rng.floats(64));
+    for isa in Isa::available() {
+        let acts = Activations::quantise(isa, &x, 3, 96);
+        let rows = || (0..3).map(|i| acts.row(i));
+        let values = rows().flat_map(|(q, _)| q.iter().map(|v| i32::from(*v) as u32).collect::<Vec<_>>());
+        assert_eq!(fnv(values), 0x65ec_fcea_539b_5e36, "{}", isa.name());
+        let scales = rows().flat_map(|(_, s)| bits(s));
+        assert_eq!(fnv(scales), 0x92d1_3a8a_e220_8d9b, "{}", isa.name());
+        let mut out = vec![0.0; 40];
+        rms_norm(isa, &a, &b, at(0x3727_c5ac), &mut out);
+        assert_eq!(fnv(bits(&out)), 0x3ceb_9a5d_d463_f392, "{}", isa.name());
+        let mut out = vec![0.0; 64];
+        gated(isa, Activation::Silu, &gate, &up, &mut out);
+        assert_eq!(fnv(bits(&out)), 0xe64b_3ece_b1b9_3fa9, "{}", isa.name());
+    }
+}
