@@ -77,7 +77,7 @@ impl Attention<'_> {
                 // SAFETY: `isa` and the shapes were checked above; items are disjoint sets of (row, head).
                 unsafe {
                     match isa {
-                        Isa::Scalar => self.item::<Plain>(isa, *item, &mut scratch, out.ptr()),
+                        Isa::Scalar | Isa::Neon => self.item::<Plain>(isa, *item, &mut scratch, out.ptr()),
                         #[cfg(target_arch = "x86_64")]
                         Isa::Avx2 | Isa::AvxVnni => self.item_avx2(isa, *item, &mut scratch, out.ptr()),
                         #[cfg(target_arch = "x86_64")]

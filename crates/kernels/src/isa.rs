@@ -1,8 +1,10 @@
 /// An instruction set that a kernel can run on. All give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
-    /// Plain Rust; the reference.
+    /// Plain Rust; the reference. On x86-64 it runs on the baseline, SSE2.
     Scalar,
+    /// aarch64 NEON.
+    Neon,
     /// x86-64 AVX2 and F16C.
     Avx2,
     /// AVX2 with 256-bit VNNI.
@@ -13,12 +15,13 @@ pub enum Isa {
 
 impl Isa {
     /// All instruction sets, the reference first.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512];
+    pub const ALL: [Self; 5] = [Self::Scalar, Self::Neon, Self::Avx2, Self::AvxVnni, Self::Avx512];
 
     /// True when this machine can run it.
     pub fn is_available(self) -> bool {
         match self {
             Self::Scalar => true,
+            Self::Neon => cfg!(target_arch = "aarch64"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
             #[cfg(target_arch = "x86_64")]
@@ -51,6 +54,7 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avx-vnni",
             Self::Avx512 => "avx512",
@@ -78,7 +82,8 @@ macro_rules! for_each_isa {
             }
             assert!($isa.is_available(), "{} is not available on this machine", $isa.name());
             match $isa {
-                $crate::Isa::Scalar => body($($arg),*),
+                // NEON is part of every aarch64 target, so the plain body uses it.
+                $crate::Isa::Scalar | $crate::Isa::Neon => body($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: `is_available` has just checked every feature that the function enables.
                 $crate::Isa::Avx2 | $crate::Isa::AvxVnni => unsafe { avx2($($arg),*) },

@@ -4,6 +4,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use crate::{Activations, Format, Isa, Matrix, PANEL, Pool, pool::Shards};
@@ -137,7 +139,8 @@ unsafe fn panels(isa: Isa, w: &Matrix, x: &Activations, out: Out, panels: Range<
         Isa::AvxVnni => dispatch!(avx2, matmul_vnni),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => dispatch!(avx512, matmul),
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => dispatch!(neon, matmul),
         _ => unreachable!("not available"),
     }
 }

@@ -133,7 +133,9 @@ macro_rules! suite {
                 fn matmul_equals_scalar(
                     seed in 1u64.., rows in 1usize..130, blocks in 1usize..9, t in 1usize..40, threads in 1usize..4, format in 0usize..4,
                 ) {
-                    prop_assume!($isa.is_available());
+                    if !$isa.is_available() {
+                        return Ok(());
+                    }
                     let mut rng = Rng(seed);
                     let format = Format::ALL[format];
                     let k = if format.block().0 == 256 { blocks.div_ceil(4) * 256 } else { blocks * BLOCK };
@@ -150,7 +152,9 @@ macro_rules! suite {
 
                 #[test]
                 fn the_other_kernels_equal_scalar(seed in 1u64.., n in 1usize..40, _dims in 1usize..9) {
-                    prop_assume!($isa.is_available());
+                    if !$isa.is_available() {
+                        return Ok(());
+                    }
                     let mut rng = Rng(seed);
                     let (x, gain) = (rng.floats(n * 32), rng.floats(32));
                     let both = |f: &dyn Fn(Isa, &mut [f32]), len: usize| {
@@ -182,7 +186,9 @@ macro_rules! suite {
                     seed in 1u64.., width in 1usize..9, kv_heads in 1usize..4, group in 1usize..6, past in 0usize..80, n in 1usize..20,
                     window in 1usize..100, cap in prop::bool::ANY, threads in 1usize..3,
                 ) {
-                    prop_assume!($isa.is_available());
+                    if !$isa.is_available() {
+                        return Ok(());
+                    }
                     let mut rng = Rng(seed);
                     let (width, heads) = (width * 16, kv_heads * group);
                     let (stride, total) = (kv_heads * width, past + n);
@@ -221,6 +227,7 @@ macro_rules! suite {
 }
 
 suite!(scalar, Isa::Scalar);
+suite!(neon, Isa::Neon);
 suite!(avx2, Isa::Avx2);
 suite!(avx_vnni, Isa::AvxVnni);
 suite!(avx512, Isa::Avx512);
