@@ -124,6 +124,25 @@ fn a_second_prompt_with_the_same_beginning_is_not_computed_again() {
 }
 
 #[test]
+fn prompts_that_start_together_are_computed_once() {
+    let engine = Engine::new(model(), EngineConfig::default()).unwrap();
+    // A first job keeps the engine busy, so that the others start in one step.
+    let busy = start(&engine, job(prompt(3, 400), sampling(1), 1));
+    let jobs: Vec<_> =
+        (0..6).map(|i| start(&engine, Job { choice: i, ..job(prompt(1, 100), sampling(4), 5) })).collect();
+    finish(&busy);
+    let done: Vec<_> = jobs.iter().map(finish).collect();
+    let computed = engine.stats().prompt_tokens - 400;
+    // The first computes 100 tokens (less what it shares with the busy one), each other one what is behind three whole pages.
+    assert!(computed <= 100 + 5 * 36, "{computed} prompt tokens were computed");
+    for (i, found) in done.iter().enumerate() {
+        let by = Choosing { choice: i as u32, ..Choosing::new(sampling(4)) };
+        let replayed = replay(&model(), &prompt(1, 100), &found.tokens, by).unwrap();
+        assert_eq!((replayed.first_difference, replayed.trace_root), (None, found.trace_root));
+    }
+}
+
+#[test]
 fn cancelled_while_its_prompt_is_read() {
     let config = EngineConfig { prefill_chunk: 4, prefill_chunk_alone: 4, ..EngineConfig::default() };
     let engine = Engine::new(model(), config).unwrap();

@@ -90,7 +90,7 @@ impl<'m> Scheduler<'m> {
         }
         let Ok(decoder) = self.model.decoder() else { return true };
         while self.active.len() < self.config.batch_max.max(1) {
-            let mut next = match self.preempted.pop_front() {
+            let next = match self.preempted.pop_front() {
                 Some(preempted) => preempted,
                 None => match state.queue.pop() {
                     Some(job) => {
@@ -100,11 +100,6 @@ impl<'m> Scheduler<'m> {
                     None => break,
                 },
             };
-            if self.config.prefix_cache {
-                next.keys = self.prefixes.attach(&next.tokens, &mut next.cache);
-                next.cached_tokens = next.cached_tokens.max(next.cache.positions().min(next.prompt));
-                self.stats.cached_tokens += next.cache.positions() as u64;
-            }
             self.active.push(next);
         }
         state.stats.running = self.active.len() + self.preempted.len();
@@ -122,6 +117,30 @@ impl<'m> Scheduler<'m> {
         a.keys.iter().enumerate().filter(|(i, key)| held((*i, key))).count()
     }
 
+    /// Whether answer `i` had better wait for its first page: an earlier one is computing it.
+    fn waits_for_another(&self, i: usize) -> bool {
+        let first_page = |a: &Active<'m>| -> Option<Vec<u32>> {
+            let fresh_page = a.cache.positions() < PAGE && a.tokens.len() > PAGE;
+            fresh_page.then(|| a.tokens[..PAGE].to_vec())
+        };
+        let Some(mine) = first_page(&self.active[i]).filter(|_| self.active[i].cache.positions() == 0) else {
+            return false;
+        };
+        self.config.prefix_cache && self.active[..i].iter().any(|a| first_page(a).as_ref() == Some(&mine))
+    }
+
+    /// Gives answers that have nothing yet what others have computed in the meantime.
+    fn attach_prefixes(&mut self) {
+        if !self.config.prefix_cache {
+            return;
+        }
+        for a in self.active.iter_mut().filter(|a| a.cache.positions() == 0) {
+            a.keys = self.prefixes.attach(&a.tokens, &mut a.cache);
+            a.cached_tokens = a.cached_tokens.max(a.cache.positions().min(a.prompt));
+            self.stats.cached_tokens += a.cache.positions() as u64;
+        }
+    }
+
     /// Which rows the next forward pass has: a token of every answer under way, and a part of the prompts.
     fn plan(&mut self) -> Vec<Row> {
         let alone = self.active.iter().all(|a| a.missing() > 1);
@@ -135,7 +154,7 @@ impl<'m> Scheduler<'m> {
         self.turn = self.turn.wrapping_add(1);
         for i in (0..n).map(|i| (i + self.turn) % n) {
             let missing = self.active[i].missing();
-            if missing > 1 {
+            if missing > 1 && !self.waits_for_another(i) {
                 counts[i] = missing.min(prefill);
                 prefill -= counts[i];
             }
@@ -186,6 +205,7 @@ impl<'m> Scheduler<'m> {
 
     fn step(&mut self) {
         let Ok(decoder) = self.model.decoder() else { return };
+        self.attach_prefixes();
         let rows = self.make_room();
         let mut caches: Vec<_> = self.active.iter_mut().map(|a| &mut a.cache).collect();
         let logits = decoder.forward(&self.backend, &rows, &mut caches, &mut self.scratch);
