@@ -54,7 +54,7 @@ fn bytes_of(pages: usize) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(6))]
     #[test]
     fn answers_do_not_depend_on_arrivals_memory_or_batches(
         jobs in prop::collection::vec((0u32..4, 1usize..200, 1u32..24, 0u64..1000, 0u64..6), 1..10),
