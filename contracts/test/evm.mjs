@@ -1,9 +1,9 @@
 // A small in-process chain for tests: one block per call, same EVM rules as the ledger.
 import { Common, Hardfork, Mainnet } from '@ethereumjs/common';
-import { createEVM } from '@ethereumjs/evm';
+import { createEVM, EVMError } from '@ethereumjs/evm';
 import { SimpleStateManager } from '@ethereumjs/statemanager';
 import { Account, Address, bytesToHex, createAddressFromString, hexToBytes } from '@ethereumjs/util';
-import { Interface, keccak256, toBeHex } from 'ethers';
+import { getCreateAddress, Interface, keccak256, toBeHex } from 'ethers';
 import assert from 'node:assert/strict';
 import { compile } from '../compile.mjs';
 
@@ -13,6 +13,9 @@ export const ARTIFACTS = compile(['src', 'test/solidity']);
 export const COIN = 10n ** 18n;
 /** Most gas of one transaction (EIP-7825). */
 export const TX_GAS_MAX = 1n << 24n;
+/** Sender of the chain's own calls, and the gas that they get. */
+export const SYSTEM = '0xfffffffffffffffffffffffffffffffffffffffe';
+export const SYSTEM_GAS = 30_000_000n;
 
 const KNOWN = new Interface(Object.values(ARTIFACTS).flatMap((a) => a.abi.filter((e) => e.type === 'error')));
 
@@ -47,12 +50,26 @@ export async function reverts(promise, name, args) {
   });
 }
 
+// A precompile that answers with `answer(input)`, both hex; `undefined` makes the call fail.
+function precompile([address, answer]) {
+  const call = ({ data, gasLimit }) => {
+    const output = answer(bytesToHex(data));
+    if (output !== undefined) return { executionGasUsed: 0n, returnValue: hexToBytes(output) };
+    const exceptionError = new EVMError(EVMError.errorMessages.OUT_OF_GAS);
+    return { executionGasUsed: gasLimit, returnValue: new Uint8Array(0), exceptionError };
+  };
+  return { address: createAddressFromString(address), function: call };
+}
+
 export class Chain {
-  static async create() {
+  /** `precompiles` maps addresses to functions from input to output. */
+  static async create({ precompiles = {} } = {}) {
     const chain = new Chain();
     const common = new Common({ chain: Mainnet, hardfork: Hardfork.Osaka });
     chain.state = new SimpleStateManager({ common });
-    chain.evm = await createEVM({ common, stateManager: chain.state });
+    chain.evm = await createEVM({
+      common, stateManager: chain.state, customPrecompiles: Object.entries(precompiles).map(precompile),
+    });
     chain.time = 1_800_000_000n;
     chain.number = 1n;
     for (let n = 0; n < 10; n++) await chain.fund(person(n), 1000n * COIN);
@@ -76,25 +93,30 @@ export class Chain {
   async run({ from, to, data, value = 0n }) {
     this.number += 1n;
     this.time += 1n;
+    const gasLimit = from === SYSTEM ? SYSTEM_GAS : TX_GAS_MAX;
     const header = {
       number: this.number, timestamp: this.time, coinbase: new Address(new Uint8Array(20)), difficulty: 0n,
-      prevRandao: new Uint8Array(32), gasLimit: TX_GAS_MAX, baseFeePerGas: 0n, getBlobGasPrice: () => 1n,
+      prevRandao: new Uint8Array(32), gasLimit, baseFeePerGas: 0n, getBlobGasPrice: () => 1n,
     };
     const result = await this.evm.runCall({
       caller: createAddressFromString(from), origin: createAddressFromString(from),
-      to: to && createAddressFromString(to), data: hexToBytes(data), value, gasLimit: TX_GAS_MAX, block: { header },
+      to: to && createAddressFromString(to), data: hexToBytes(data), value, gasLimit, block: { header },
     });
     await this.evm.journal.cleanup();
     this.evm.transientStorage.clear();
+    // The next call is another transaction: what it writes is priced against what this one left.
+    this.state.originalStorageCache.clear();
     const { exceptionError, returnValue, executionGasUsed, logs = [] } = result.execResult;
     if (exceptionError?.error === 'revert') throw new Reverted(bytesToHex(returnValue));
     if (exceptionError) throw exceptionError;
     return { result, output: bytesToHex(returnValue), gas: executionGasUsed, logs };
   }
 
-  /** Deploys a contract and returns its `Contract`. */
-  async deploy(name, args = [], { from = person(0), value = 0n } = {}) {
+  /** Deploys a contract and returns its `Contract`. `funded` coins are on its address before. */
+  async deploy(name, args = [], { from = person(0), value = 0n, funded = 0n } = {}) {
     const abi = new Interface(ARTIFACTS[name].abi);
+    const { nonce } = await this.state.getAccount(createAddressFromString(from));
+    await this.fund(getCreateAddress({ from, nonce }), funded);
     const data = ARTIFACTS[name].bytecode + abi.encodeDeploy(args).slice(2);
     const { result } = await this.run({ from, data, value });
     return new Contract(this, result.createdAddress.toString(), abi);
@@ -107,7 +129,7 @@ export class Contract {
     Object.assign(this, { chain, address, abi });
   }
 
-  /** Sends a transaction; returns its decoded `events`, `gas` of a whole transaction, and returned `values`. */
+  /** Sends a transaction; returns its decoded `events`, `gas` of a whole transaction, its `executionGas`, and returned `values`. */
   async send(from, method, args = [], value = 0n) {
     const data = this.abi.encodeFunctionData(method, args);
     const { output, gas, logs } = await this.chain.run({ from, to: this.address, data, value });
@@ -115,7 +137,8 @@ export class Contract {
       const parsed = this.abi.parseLog({ topics: topics.map(bytesToHex), data: bytesToHex(body) });
       return { address: bytesToHex(address), name: parsed?.name, args: parsed && [...parsed.args] };
     });
-    return { events, gas: transactionGas(data, gas), values: this.abi.decodeFunctionResult(method, output) };
+    const values = this.abi.decodeFunctionResult(method, output);
+    return { events, gas: transactionGas(data, gas), executionGas: gas, values };
   }
 
   /** Reads a view; one value is returned bare. */
@@ -134,7 +157,7 @@ export class Contract {
 export const MIN_STAKE = 10n * COIN;
 export const UNBONDING = 3600n;
 
-/** All four system contracts, as genesis deploys them. */
+/** The system contracts but `Staking`, as genesis deploys them. */
 export async function system() {
   const chain = await Chain.create();
   const models = await chain.deploy('ModelRegistry');

@@ -32,6 +32,32 @@ sol! {
         function isActive(address node) returns (bool);
         function nodesFor(bytes32 modelId, uint256 offset, uint256 limit) returns (NodeOffer[]);
     }
+    /// Who validates.
+    interface Staking {
+        struct ActiveValidator { address operator; bytes32 peer; bytes vote; }
+        struct Candidate {
+            address operator;
+            bytes32 peer;
+            uint256 stake;
+            bool active;
+            uint64 jailedUntil;
+            uint64 exitAt;
+            bool tombstoned;
+        }
+        function register(bytes32 peer, bytes vote, bytes possession) payable;
+        function addStake() payable;
+        function requestExit();
+        function withdraw();
+        function unjail();
+        function setPayout(address payout);
+        function claim();
+        function reportEquivocation(bytes evidence);
+        function epoch() returns (uint64);
+        function active() returns (ActiveValidator[]);
+        function candidates(uint256 offset, uint256 limit) returns (Candidate[]);
+        function claimable(address account) returns (uint256);
+        function stats(uint256 index) returns (uint64 proposed, uint64 missed);
+    }
     /// Roots of receipt logs.
     interface ReceiptLog {
         function append(uint64 oldSize, uint64 newSize, bytes32 root);

@@ -1,23 +1,15 @@
-//! The light client: what is final, and what a final state says.
+//! The light client: who votes, what is final, and what a final state says.
+//!
+//! Trust starts at a genesis hash, or at a checkpoint somebody trusts, and follows the validator sets from there: each set names the next one
+//! in a header that it finalised. No step needs a network.
 
 use crate::contracts::receipt_log_slot;
 use alloy_consensus::Header;
-use alloy_primitives::{Address, B256, Bytes, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_rlp::Decodable as _;
 use alloy_trie::{Nibbles, TrieAccount, proof::verify_proof};
-use blst::{
-    BLST_ERROR,
-    min_sig::{AggregatePublicKey, PublicKey, Signature},
-};
-use types::{FinalityCertificate, NetworkConfig};
-
-/// Ciphersuite of votes (draft-irtf-cfrg-bls-signature, proof-of-possession scheme, signatures in G1).
-const VOTE: &[u8] = b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_";
-/// Ciphersuite of proofs of possession.
-const POSSESSION: &[u8] = b"BLS_POP_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_";
-
-/// Longest header in bytes.
-const HEADER_BYTES_MAX: usize = 4096;
+use types::{FinalityCertificate, Handover, NetworkConfig, ValidatorSet, limits::HEADER_BYTES_MAX};
+use verify::finality;
 
 /// Decodes a header, canonically, with its hash.
 ///
@@ -49,59 +41,142 @@ pub fn check_network(config: &NetworkConfig, genesis: &Bytes, name: B256) -> Res
         return Err("the genesis header does not commit to this configuration".into());
     }
     config.check().map_err(|e| e.to_string())?;
-    let namespace = NetworkConfig::possession_namespace(config.chain_id);
     for (i, validator) in config.validators.iter().enumerate() {
-        let fault = |what: &str| format!("validator {}: {what}", validator.peer);
-        let key =
-            PublicKey::key_validate(validator.vote.as_slice()).map_err(|_| fault("malformed vote key"))?;
-        let proof = Signature::sig_validate(validator.possession.as_slice(), true)
-            .map_err(|_| fault("malformed proof of possession"))?;
-        let mut message = vec![namespace.len() as u8];
-        message.extend_from_slice(&namespace);
-        message.extend_from_slice(validator.vote.as_slice());
-        assert!(namespace.len() < 0x80, "a one-byte varint");
-        if proof.verify(true, &message, POSSESSION, &[], &key, true) != BLST_ERROR::BLST_SUCCESS {
-            return Err(fault("wrong proof of possession"));
-        }
+        let fault = |what: String| format!("validator {}: {what}", validator.peer);
+        finality::check_possession(config.chain_id, &validator.vote, &validator.possession).map_err(fault)?;
         if config.validators[..i].iter().any(|v| v.vote == validator.vote) {
-            return Err(fault("its vote key is another validator's"));
+            return Err(fault("its vote key is another validator's".into()));
         }
     }
     Ok(())
 }
 
-/// Checks that a quorum of the network's validators finalised the block that `certificate` names. Returns how many signed.
-///
-/// The configuration must have passed [`check_network`]: without proofs of possession, aggregates can be forged.
+/// Who votes, as far as the light client has followed the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trusted {
+    genesis: B256,
+    epoch_blocks: u64,
+    set: ValidatorSet,
+}
+
+impl Trusted {
+    /// Starts at the genesis block called `name`: see [`check_network`].
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn genesis(config: &NetworkConfig, genesis: &Bytes, name: B256) -> Result<Self, String> {
+        check_network(config, genesis, name)?;
+        Ok(Self { genesis: name, epoch_blocks: config.epoch_blocks, set: config.first_set() })
+    }
+
+    /// Starts at a checkpoint: a validator set that somebody vouches for by its [`commitment`](ValidatorSet::commitment) and first epoch. Old
+    /// validators who took their stake out long ago could forge a history from their time on; a recent checkpoint leaves them behind.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn checkpoint(config: &NetworkConfig, name: B256, set: ValidatorSet, commitment: B256) -> Result<Self, String> {
+        set.check().map_err(|e| e.to_string())?;
+        if set.commitment() != commitment {
+            return Err("the validator set is not the one of the checkpoint".into());
+        }
+        Ok(Self { genesis: name, epoch_blocks: config.epoch_blocks, set })
+    }
+
+    /// The newest set.
+    pub fn set(&self) -> &ValidatorSet {
+        &self.set
+    }
+
+    /// Name of the network.
+    pub fn network(&self) -> B256 {
+        self.genesis
+    }
+
+    /// Follows one change of the validator set.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn follow(&mut self, handover: &Handover) -> Result<(), String> {
+        let next = &handover.next;
+        next.check().map_err(|e| e.to_string())?;
+        if next.epoch <= self.set.epoch {
+            return Err(format!("a handover to epoch {} after epoch {}", next.epoch, self.set.epoch));
+        }
+        let (header, _) = self.final_header(&handover.header, &handover.certificate)?;
+        if Some(header.number) != next.epoch.checked_mul(self.epoch_blocks).and_then(|n| n.checked_sub(1)) {
+            return Err(format!("block {} does not end the epoch before {}", header.number, next.epoch));
+        }
+        if header.requests_hash != Some(next.requests_hash()) {
+            return Err("the header does not name the next validators".into());
+        }
+        self.set = next.clone();
+        Ok(())
+    }
+
+    /// Checks that `certificate` finalises the header, and that the header names the validators who signed. Gives the header and how
+    /// many signed.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn final_header(
+        &self,
+        bytes: &Bytes,
+        certificate: &FinalityCertificate,
+    ) -> Result<(Header, usize), String> {
+        let (header, hash) = header(bytes)?;
+        if hash != certificate.block_hash {
+            return Err("the certificate is about another block".into());
+        }
+        if certificate.epoch != header.number / self.epoch_blocks {
+            return Err(format!("the certificate is of epoch {}, the block is not", certificate.epoch));
+        }
+        if header.parent_beacon_block_root != Some(self.set.commitment()) {
+            return Err("the header names other validators".into());
+        }
+        let signers = finality::check_certificate(&self.set, self.genesis, certificate)?;
+        Ok((header, signers))
+    }
+}
+
+/// Checks that the account `address` is in the state, or that it is not. Gives the account.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
-pub fn check_certificate(
-    config: &NetworkConfig,
-    genesis_hash: B256,
-    certificate: &FinalityCertificate,
-) -> Result<usize, String> {
-    let signers = certificate.signer_indices(config.validators.len()).map_err(|e| e.to_string())?;
-    if signers.len() < config.quorum() {
-        return Err(format!("{} validators signed, but {} are needed", signers.len(), config.quorum()));
+pub fn check_account(state_root: B256, address: Address, proof: &[Bytes]) -> Result<Option<TrieAccount>, String> {
+    let key = Nibbles::unpack(keccak256(address));
+    let found = proof.last().and_then(account_in_leaf);
+    if let Some(account) = found
+        && verify_proof(state_root, key, Some(alloy_rlp::encode(account)), proof).is_ok()
+    {
+        return Ok(Some(account));
     }
-    if certificate.epoch != 0 {
-        return Err("the certificate is of another epoch".into());
+    verify_proof(state_root, key, None, proof)
+        .map(|()| None)
+        .map_err(|e| format!("the account proof does not fit the state root: {e}"))
+}
+
+/// Checks that an account with this storage root has `value` in `slot`; zero means that there is nothing.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn check_slot(storage_root: B256, slot: B256, value: U256, proof: &[Bytes]) -> Result<(), String> {
+    let value = (!value.is_zero()).then(|| alloy_rlp::encode(value));
+    // The empty trie needs no proof.
+    if storage_root == alloy_trie::EMPTY_ROOT_HASH && value.is_none() && proof.is_empty() {
+        return Ok(());
     }
-    let keys = signers
-        .iter()
-        .map(|i| PublicKey::key_validate(config.validators[*i].vote.as_slice()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| "malformed vote key".to_owned())?;
-    let keys: Vec<_> = keys.iter().collect();
-    let aggregate = AggregatePublicKey::aggregate(&keys, false).map_err(|_| "vote keys do not aggregate")?;
-    let signature = Signature::sig_validate(certificate.signature.as_slice(), true)
-        .map_err(|_| "the aggregated signature is malformed".to_owned())?;
-    let message = certificate.message(&NetworkConfig::namespace(genesis_hash));
-    match signature.verify(true, &message, VOTE, &[], &aggregate.to_public_key(), true) {
-        BLST_ERROR::BLST_SUCCESS => Ok(signers.len()),
-        _ => Err("the aggregated signature is wrong".into()),
-    }
+    verify_proof(storage_root, Nibbles::unpack(keccak256(slot)), value, proof).map_err(|e| e.to_string())
+}
+
+/// Checks that item `index` of a block's list (transactions under `transactionsRoot`, receipts under `receiptsRoot`) has the bytes `item`
+/// (EIP-2718).
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn check_item(root: B256, index: u64, item: &[u8], proof: &[Bytes]) -> Result<(), String> {
+    let key = Nibbles::unpack(alloy_rlp::encode(index));
+    verify_proof(root, key, Some(item.to_vec()), proof)
+        .map_err(|e| format!("item {index} is not in the block: {e}"))
 }
 
 /// Checks that in the state `state_root`, the contract `log` holds `root` as the root of the first `size` receipts of `node`.
@@ -117,14 +192,8 @@ pub fn check_log_root(
     account_proof: &[Bytes],
     storage_proof: &[Bytes],
 ) -> Result<(), String> {
-    let leaf = account_proof.last().ok_or("the account proof is empty")?;
-    let account = account_in_leaf(leaf).ok_or("the account proof does not end in an account")?;
-    let key = Nibbles::unpack(keccak256(log));
-    verify_proof(state_root, key, Some(alloy_rlp::encode(account)), account_proof)
-        .map_err(|e| format!("the account proof does not fit the state root: {e}"))?;
-    let slot = Nibbles::unpack(keccak256(receipt_log_slot(node, size)));
-    let value = alloy_rlp::encode(alloy_primitives::U256::from_be_bytes(root.0));
-    verify_proof(account.storage_root, slot, Some(value), storage_proof)
+    let account = check_account(state_root, log, account_proof)?.ok_or("the log contract does not exist")?;
+    check_slot(account.storage_root, receipt_log_slot(node, size), U256::from_be_bytes(root.0), storage_proof)
         .map_err(|e| format!("the root of {size} receipts of {node} is not in the log contract: {e}"))
 }
 

@@ -95,31 +95,35 @@ fn check_ledger(checks: &mut Checks, file: &ProofFile, pinned: Option<B256>) -> 
         )
     });
     checks.record("ledger", on_ledger.map(|()| format!("the log's root is in the state of block {number}")));
-    let network = light::check_network(&file.network, &file.genesis_header, claim.genesis).and_then(|()| {
+    let network = light::Trusted::genesis(&file.network, &file.genesis_header, claim.genesis).and_then(|trusted| {
         if file.network.chain_id == claim.chain_id {
-            Ok(())
+            Ok(trusted)
         } else {
             Err("the receipt was signed for another chain id".into())
         }
     });
-    let finality = header.and_then(|(header, hash)| {
-        network.clone()?;
-        if file.ledger.certificate.block_hash != hash {
-            return Err("the certificate is for another block".into());
-        }
+    let finality = network.clone().and_then(|mut trusted| {
+        file.ledger.handovers.iter().try_for_each(|handover| trusted.follow(handover))?;
+        let (header, signers) = trusted.final_header(&file.ledger.header, &file.ledger.certificate)?;
         if claim.anchor_number > header.number {
             return Err("the receipt names a block that is newer than the proof".into());
         }
-        light::check_certificate(&file.network, claim.genesis, &file.ledger.certificate)
+        Ok((signers, trusted.set().members.len()))
     });
-    let validators = file.network.validators.len();
+    let changes = match file.ledger.handovers.len() {
+        0 => String::new(),
+        1 => ", after 1 change of validators".into(),
+        n => format!(", after {n} changes of validators"),
+    };
     checks.record(
         "finality",
-        finality.map(|n| format!("block {number} was finalised by {n} of {validators} validators")),
+        finality.map(|(signers, of)| {
+            format!("block {number} was finalised by {signers} of {of} validators{changes}")
+        }),
     );
     checks.record(
         "network",
-        network.map(|()| {
+        network.map(|_| {
             format!("genesis {} commits to chain {} and its validators", claim.genesis, claim.chain_id)
         }),
     );

@@ -1,9 +1,12 @@
 use crate::{
-    Block, Chain,
+    Block, Chain, ConsensusError,
     block::{Context, seal},
     engine::Scheme,
+    epochs::{self, Epochs},
 };
+use alloy_primitives::B256;
 use commonware_actor::Feedback;
+use commonware_codec::Encode as _;
 use commonware_consensus::{
     Application as ConsensusApplication, Reporter,
     marshal::{Update, ancestry::Ancestry},
@@ -12,9 +15,11 @@ use commonware_cryptography::{Digested, Digestible as _};
 use commonware_runtime::{Clock, Metrics, Spawner, Storage};
 use commonware_utils::{Acknowledgement as _, SystemTimeExt as _};
 use futures::StreamExt as _;
+use ledger::LedgerError;
 use rand::Rng;
 use std::{sync::Arc, time::Duration};
 use tracing::{debug, error, warn};
+use verify::finality;
 
 /// A block may be at most this far ahead of a validator's clock before the validator waits to vote for it.
 const SKEW_MS_MAX: u64 = 500;
@@ -26,12 +31,26 @@ const ANCESTORS_MAX: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct Application {
     chain: Arc<Chain>,
+    epochs: Epochs,
 }
 
 impl Application {
-    /// An application over `chain`.
-    pub fn new(chain: Arc<Chain>) -> Self {
-        Self { chain }
+    pub(crate) fn new(chain: Arc<Chain>, epochs: Epochs) -> Self {
+        Self { chain, epochs }
+    }
+
+    /// Whether the proposer's part of the randomness is genuine, and the header has the randomness that follows.
+    fn has_right_randomness(&self, block: &Block, parent: &ledger::Executed) -> bool {
+        let context = block.context_ref();
+        let (epoch, view) = (context.round.epoch().get(), context.round.view().get());
+        let leader = B256::from_slice(&context.leader.encode());
+        let set = parent.validators();
+        let Some(proposer) = set.members.iter().find(|v| v.peer == leader) else { return false };
+        let header = &block.ledger_block().header;
+        let expected = finality::randomness(parent.header().mix_hash, block.reveal());
+        let genesis = self.chain.genesis().hash();
+        header.mix_hash == expected
+            && finality::check_reveal(genesis, &proposer.vote, epoch, view, block.reveal()).is_ok()
     }
 
     /// The executed block that `ancestry` starts with, executing forward from the nearest ancestor whose state is known.
@@ -90,9 +109,16 @@ where
             runtime.sleep(Duration::from_millis(earliest - now)).await;
         }
         let timestamp_ms = runtime.current().epoch_millis().max(earliest);
-        match self.chain.build(&parent, timestamp_ms, seal(&context, timestamp_ms)) {
+        let reveal = self.epochs.reveal(context.round);
+        let seal = seal(&context, timestamp_ms, &reveal);
+        let randomness = finality::randomness(parent.header().mix_hash, &reveal);
+        let turn = epochs::turn(parent.validators(), &context)?;
+        let chain = self.chain.clone();
+        // Execution takes a while; other tasks of this thread must go on.
+        let build = move |_| async move { chain.build(&parent, timestamp_ms / 1000, seal, randomness, turn) };
+        match runtime.child("build").shared(true).spawn(build).await.ok()? {
             Ok(built) => {
-                let block = Block::new(context, timestamp_ms, built.block().clone());
+                let block = Block::new(context, timestamp_ms, reveal, built.block().clone());
                 let digest = block.digest();
                 Some(Digested::precomputed(block, digest))
             }
@@ -117,12 +143,31 @@ where
             runtime.sleep(Duration::from_millis(timestamp_ms - now - SKEW_MS_MAX)).await;
         }
         let Some(parent) = self.executed(parent, &mut ancestry).await else { return false };
-        match self.chain.execute(&parent, block.inner()) {
-            Ok(_) => true,
-            Err(e) => {
-                warn!(height = block.inner().ledger_block().header.number, "a proposal is invalid: {e}");
-                false
+        let (this, block) = (self.clone(), block.inner().clone());
+        let execute = move |_| async move {
+            let height = block.ledger_block().header.number;
+            if !this.has_right_randomness(&block, &parent) {
+                warn!(height, "a proposal has the wrong randomness");
+                return false;
             }
+            match this.chain.execute(&parent, &block) {
+                Ok(_) => true,
+                Err(ConsensusError::Ledger(fault @ (LedgerError::Store(_) | LedgerError::MissingNode { .. }))) => {
+                    // The block may be good: a validator with a broken disk stops instead of voting against it.
+                    error!(height, "{fault}");
+                    this.chain.fail(fault.to_string());
+                    std::future::pending().await
+                }
+                Err(e) => {
+                    warn!(height, "a proposal is invalid: {e}");
+                    false
+                }
+            }
+        };
+        // When the runtime stops, no answer is better than a wrong one.
+        match runtime.child("verify").shared(true).spawn(execute).await {
+            Ok(valid) => valid,
+            Err(_) => std::future::pending().await,
         }
     }
 }

@@ -1,4 +1,4 @@
-use alloy_primitives::{B256, Keccak256};
+use alloy_primitives::{B256, FixedBytes, Keccak256};
 use bytes::{BufMut, Bytes};
 use commonware_codec::{
     Buf, DecodeExt as _, Encode as _, EncodeSize, Error, RangeCfg, Read, ReadExt as _, Write,
@@ -14,9 +14,6 @@ use std::sync::Arc;
 /// The consensus context a block is proposed in: round, leader and certified parent.
 pub(crate) type Context = SimplexContext<Digest, ed25519::PublicKey>;
 
-/// The only epoch until validator sets change.
-pub(crate) const EPOCH: Epoch = Epoch::zero();
-
 /// Upper bound on the encoded consensus context (varints, a 32-byte key, a 32-byte digest).
 const CONTEXT_BYTES_MAX: usize = 256;
 
@@ -31,6 +28,8 @@ pub(crate) const BLOCK_BYTES_MAX: usize = ledger::MAX_BLOCK_BYTES + 1024;
 pub struct Block {
     context: Context,
     timestamp_ms: u64,
+    /// The proposer's contribution to the chain's randomness.
+    reveal: FixedBytes<48>,
     inner: Arc<ledger::Block>,
     digest: Digest,
 }
@@ -42,10 +41,11 @@ impl PartialEq for Block {
 }
 impl Eq for Block {}
 
-/// What the header's `extraData` holds: keccak-256 of `"og/seal/1" ‖ context ‖ timestamp_ms`.
-pub(crate) fn seal(context: &Context, timestamp_ms: u64) -> B256 {
+/// What the header's `extraData` holds: keccak-256 of `"og/seal/2" ‖ reveal ‖ context ‖ timestamp_ms`.
+pub(crate) fn seal(context: &Context, timestamp_ms: u64, reveal: &FixedBytes<48>) -> B256 {
     let mut h = Keccak256::new();
-    h.update(b"og/seal/1");
+    h.update(b"og/seal/2");
+    h.update(reveal);
     h.update(context.encode());
     h.update(timestamp_ms.to_be_bytes());
     h.finalize()
@@ -53,15 +53,20 @@ pub(crate) fn seal(context: &Context, timestamp_ms: u64) -> B256 {
 
 impl Block {
     /// A block proposed in `context`. The caller has put [`seal`] into the header.
-    pub(crate) fn new(context: Context, timestamp_ms: u64, inner: Arc<ledger::Block>) -> Self {
+    pub(crate) fn new(
+        context: Context,
+        timestamp_ms: u64,
+        reveal: FixedBytes<48>,
+        inner: Arc<ledger::Block>,
+    ) -> Self {
         let digest = Digest::from(inner.hash().0);
-        Self { context, timestamp_ms, inner, digest }
+        Self { context, timestamp_ms, reveal, inner, digest }
     }
 
     /// The genesis block; its context is the same in all networks.
     pub(crate) fn genesis(inner: Arc<ledger::Block>) -> Self {
         let timestamp_ms = inner.header.timestamp.saturating_mul(1000);
-        Self::new(genesis_context(), timestamp_ms, inner)
+        Self::new(genesis_context(), timestamp_ms, FixedBytes::ZERO, inner)
     }
 
     /// The ledger block.
@@ -72,6 +77,10 @@ impl Block {
     /// Milliseconds since the Unix epoch, by the proposer's clock.
     pub fn timestamp_ms(&self) -> u64 {
         self.timestamp_ms
+    }
+
+    pub(crate) fn reveal(&self) -> &FixedBytes<48> {
+        &self.reveal
     }
 
     pub(crate) fn context_ref(&self) -> &Context {
@@ -90,9 +99,10 @@ impl Block {
             return false;
         }
         if header.number == 0 {
-            return self.context == genesis_context() && self.timestamp_ms.is_multiple_of(1000);
+            let empty = self.context == genesis_context() && self.reveal.is_zero();
+            return empty && self.timestamp_ms.is_multiple_of(1000);
         }
-        header.extra_data.as_ref() == seal(&self.context, self.timestamp_ms).as_slice()
+        header.extra_data.as_ref() == seal(&self.context, self.timestamp_ms, &self.reveal).as_slice()
             && header.parent_hash.as_slice() == self.context.parent.1.as_ref()
     }
 }
@@ -101,7 +111,7 @@ fn genesis_context() -> Context {
     // A fixed, valid curve point stands for "no leader"; nobody signs with it, because view 0 has no votes.
     let leader = ed25519::PublicKey::decode(Bytes::from_static(&NOBODY))
         .unwrap_or_else(|_| unreachable!("a valid point"));
-    Context { round: Round::new(EPOCH, View::zero()), leader, parent: (View::zero(), Digest::EMPTY) }
+    Context { round: Round::new(Epoch::zero(), View::zero()), leader, parent: (View::zero(), Digest::EMPTY) }
 }
 
 /// The Ed25519 base point, compressed (RFC 8032).
@@ -115,6 +125,7 @@ impl Write for Block {
     fn write(&self, writer: &mut impl BufMut) {
         self.context.write(writer);
         self.timestamp_ms.write(writer);
+        self.reveal.0.write(writer);
         Bytes::from(self.inner.encode()).write(writer);
     }
 }
@@ -125,10 +136,11 @@ impl Read for Block {
     fn read_cfg(reader: &mut impl Buf, cfg: &Self::Cfg) -> Result<Self, Error> {
         let context = Context::read(reader)?;
         let timestamp_ms = u64::read(reader)?;
+        let reveal = FixedBytes::new(<[u8; 48]>::read(reader)?);
         let body = Bytes::read_cfg(reader, cfg)?;
         let inner =
             ledger::Block::decode(&body).map_err(|_| Error::Invalid("Block", "malformed ledger block"))?;
-        let block = Self::new(context, timestamp_ms, Arc::new(inner));
+        let block = Self::new(context, timestamp_ms, reveal, Arc::new(inner));
         if !block.is_consistent() {
             return Err(Error::Invalid("Block", "the header does not commit to the consensus context"));
         }
@@ -139,7 +151,7 @@ impl Read for Block {
 impl EncodeSize for Block {
     fn encode_size(&self) -> usize {
         let body = self.inner.encoded_len();
-        self.context.encode_size() + 8 + body.encode_size() + body
+        self.context.encode_size() + 8 + 48 + body.encode_size() + body
     }
 }
 

@@ -1,21 +1,51 @@
-use crate::{Block, ConsensusError};
-use alloy_primitives::{Address, B256, Bytes};
+use crate::{Block, ConsensusError, epochs, flusher::Flusher, keys};
+use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_rpc_types_eth::TransactionRequest;
+use alloy_sol_types::{SolCall as _, sol};
 use futures::channel::mpsc;
-use ledger::{BlockInput, Executed, Genesis, Ledger, Mempool, RecoveredTx, Store};
+use ledger::{BlockInput, CallOutcome, Executed, Genesis, Ledger, Mempool, Overrides, RecoveredTx, Standing, Store, Turn};
 use parking_lot::{Mutex, RwLock};
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
 };
-use types::{FinalityCertificate, NetworkConfig};
+use types::{Equivocation, FinalityCertificate, Handover, NetworkConfig};
 
 /// Final blocks whose whole state is kept in memory for queries (they share structure).
-const RECENT_BLOCKS: usize = 256;
+const RECENT_BLOCKS: usize = 128;
+
+/// Executed blocks that are not final, at most.
+const PENDING_BLOCKS: usize = 512;
 
 /// Transactions waiting to be sent to peers.
-const GOSSIP_QUEUE: usize = 4096;
+const GOSSIP_QUEUE: usize = 20_000;
 
-type Listener = Box<dyn Fn(&Executed) + Send + Sync>;
+/// Pieces of evidence that wait for somebody to take them.
+const EVIDENCE_QUEUE: usize = 64;
+
+/// Candidates of one call, and in all.
+const CANDIDATES_PAGE: u64 = 100;
+const CANDIDATES_MAX: u64 = 256;
+
+sol! {
+    struct Candidate {
+        address operator; bytes32 peer; uint256 stake; bool active; uint64 jailedUntil; uint64 exitAt; bool tombstoned;
+    }
+    function candidates(uint256 offset, uint256 limit) external view returns (Candidate[] memory page);
+}
+
+type OnCommit = Box<dyn Fn(&Executed) + Send + Sync>;
+type OnTransaction = Box<dyn Fn(&Arc<RecoveredTx>) + Send + Sync>;
+
+/// How a validator keeps its chain.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ChainOptions {
+    /// Receives the tips of blocks that this validator proposes.
+    pub fee_recipient: Address,
+    /// Write states to disk on a thread of its own. Without it every run does the same things in the same order, for simulations.
+    pub background: bool,
+}
 
 /// What one validator knows of the chain: executed blocks, mempool and store.
 ///
@@ -24,17 +54,20 @@ pub struct Chain {
     ledger: Ledger,
     network: NetworkConfig,
     genesis: Executed,
-    fee_recipient: Address,
+    options: ChainOptions,
     /// Executed blocks that are not final yet, and the final head, by hash.
     pending: Mutex<HashMap<B256, Executed>>,
     /// The newest final blocks, oldest first; never empty.
     recent: RwLock<VecDeque<Executed>>,
     mempool: Mutex<Mempool>,
-    store: Store,
-    listeners: Mutex<Vec<Listener>>,
+    store: Arc<Store>,
+    flusher: Option<Flusher>,
+    on_commit: RwLock<Vec<OnCommit>>,
+    on_transaction: RwLock<Vec<OnTransaction>>,
     gossip: Mutex<Option<mpsc::Sender<Bytes>>>,
-    committed: Mutex<Option<mpsc::UnboundedSender<u64>>>,
-    failure: Mutex<Option<String>>,
+    committed: Mutex<Vec<mpsc::UnboundedSender<u64>>>,
+    evidence: Mutex<VecDeque<Equivocation>>,
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 impl std::fmt::Debug for Chain {
@@ -47,41 +80,49 @@ impl Chain {
     /// Opens the chain of `genesis` in `store`, going on from what the store holds.
     ///
     /// # Errors
-    /// [`ConsensusError::OtherNetwork`] when the store belongs to another genesis, [`ConsensusError::Ledger`] when it is damaged.
+    /// [`ConsensusError::OtherNetwork`] when the store belongs to another genesis, [`ConsensusError::Key`] for a bad first validator set,
+    /// [`ConsensusError::Ledger`] when the store is damaged.
     pub fn open(
         genesis: &Genesis,
         network: NetworkConfig,
-        store: Store,
-        fee_recipient: Address,
+        store: Arc<Store>,
+        options: ChainOptions,
     ) -> Result<Self, ConsensusError> {
-        let ledger = Ledger::new(genesis.params());
-        let genesis = genesis.execute(network.commitment())?;
-        let head = match store.load_head()? {
-            Some(head) => {
-                let found = store.block_hash(0)?.unwrap_or_default();
-                if found != genesis.hash() {
-                    return Err(ConsensusError::OtherNetwork { found, expected: genesis.hash() });
-                }
-                head
-            }
-            None => {
-                store.commit(&genesis, None)?;
-                genesis.clone()
-            }
-        };
+        keys::check_genesis(&network)?;
+        let executed = genesis.execute(&network)?;
+        let ledger = Ledger::new(genesis.params(&network), executed.hash());
+        if let Some(found) = store.block_hash(0)?.filter(|found| *found != executed.hash()) {
+            return Err(ConsensusError::OtherNetwork { found, expected: executed.hash() });
+        }
+        if store.range()?.is_none() {
+            store.initialise(&executed)?;
+        }
+        let head = store.recover(&ledger)?.ok_or(ConsensusError::Stopped("the store is empty".into()))?;
+        let failure = Arc::new(Mutex::new(None));
+        let flusher = options.background.then(|| Flusher::start(store.clone(), failure.clone())).transpose()?;
+        let mut mempool = Mempool::default();
+        let waiting = store.waiting()?;
+        let known = waiting.par_iter().map(|raw| RecoveredTx::decode(raw, network.chain_id));
+        for tx in known.collect::<Vec<_>>().into_iter().flatten() {
+            // What was executed meanwhile, or cannot be any more, is refused; that is as it should be.
+            let _ = mempool.insert(Arc::new(tx), &head);
+        }
         Ok(Self {
             ledger,
             network,
-            genesis,
-            fee_recipient,
+            genesis: executed,
+            options,
             pending: Mutex::new(HashMap::from([(head.hash(), head.clone())])),
             recent: RwLock::new(VecDeque::from([head])),
-            mempool: Mutex::new(Mempool::default()),
+            mempool: Mutex::new(mempool),
             store,
-            listeners: Mutex::default(),
+            flusher,
+            on_commit: RwLock::default(),
+            on_transaction: RwLock::default(),
             gossip: Mutex::default(),
             committed: Mutex::default(),
-            failure: Mutex::default(),
+            evidence: Mutex::default(),
+            failure,
         })
     }
 
@@ -101,7 +142,7 @@ impl Chain {
     }
 
     /// Blocks, receipts and certificates on disk.
-    pub fn store(&self) -> &Store {
+    pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
@@ -117,9 +158,25 @@ impl Chain {
         recent.get(usize::try_from(number.checked_sub(first)?).ok()?).cloned()
     }
 
+    /// The final block `number` with its state, from memory or disk.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Ledger`] when the disk cannot be read.
+    pub fn with_state(&self, number: u64) -> Result<Option<Executed>, ConsensusError> {
+        match self.recent(number) {
+            Some(executed) => Ok(Some(executed)),
+            None => Ok(self.store.executed(&self.ledger, number)?),
+        }
+    }
+
     /// Calls `listener` after every final block, in order. It must return quickly and not call back.
     pub fn on_commit(&self, listener: impl Fn(&Executed) + Send + Sync + 'static) {
-        self.listeners.lock().push(Box::new(listener));
+        self.on_commit.write().push(Box::new(listener));
+    }
+
+    /// Calls `listener` for every new transaction in the mempool. It must return quickly and not call back.
+    pub fn on_transaction(&self, listener: impl Fn(&Arc<RecoveredTx>) + Send + Sync + 'static) {
+        self.on_transaction.write().push(Box::new(listener));
     }
 
     /// Why this validator had to stop, if it did.
@@ -139,17 +196,30 @@ impl Chain {
         self.pending.lock().get(hash).cloned()
     }
 
+    fn remember(&self, executed: &Executed) {
+        let mut pending = self.pending.lock();
+        if pending.len() >= PENDING_BLOCKS {
+            // A flood of proposals that never become final; what is dropped can be executed again.
+            let head = self.head().hash();
+            pending.retain(|hash, _| *hash == head);
+        }
+        pending.insert(executed.hash(), executed.clone());
+    }
+
     /// Builds a block on `parent` from the mempool and remembers its state.
     pub(crate) fn build(
         &self,
         parent: &Executed,
-        timestamp_ms: u64,
+        timestamp: u64,
         seal: B256,
+        randomness: B256,
+        turn: Turn,
     ) -> Result<Executed, ConsensusError> {
-        let input = BlockInput { timestamp: timestamp_ms / 1000, seal, beneficiary: self.fee_recipient };
-        let candidates = self.mempool.lock().best(parent);
-        let built = self.ledger.build(parent, input, candidates)?;
-        self.pending.lock().insert(built.hash(), built.clone());
+        let beneficiary = self.options.fee_recipient;
+        let input = BlockInput { timestamp, seal, beneficiary, randomness, turn };
+        let candidates = self.mempool.lock().best(parent)?;
+        let built = self.ledger.build(parent, &input, candidates)?;
+        self.remember(&built);
         Ok(built)
     }
 
@@ -158,20 +228,41 @@ impl Chain {
         if let Some(known) = self.executed(&block.hash()) {
             return Ok(known);
         }
-        let executed = self.ledger.execute(parent, block.ledger_block())?;
-        self.pending.lock().insert(executed.hash(), executed.clone());
+        let turn = epochs::turn(parent.validators(), block.context_ref()).ok_or(ConsensusError::UnknownLeader)?;
+        let known: HashMap<_, _> = {
+            let mempool = self.mempool.lock();
+            let txs = &block.ledger_block().transactions;
+            txs.iter().filter_map(|tx| Some((*tx.tx_hash(), mempool.get(tx.tx_hash())?))).collect()
+        };
+        let known = |hash: &B256| known.get(hash).cloned();
+        let executed = self.ledger.execute(parent, block.ledger_block(), &turn, &known)?;
+        self.remember(&executed);
         Ok(executed)
     }
 
     /// Makes a final block durable. Delivery is at least once, so older blocks are ignored.
     pub(crate) fn commit(&self, block: &Block) -> Result<(), ConsensusError> {
         let head = self.head();
-        let number = block.ledger_block().header.number;
-        if number <= head.number() {
+        if block.ledger_block().header.number <= head.number() {
             return Ok(());
         }
         let executed = self.execute(&head, block)?;
-        self.store.commit(&executed, None)?;
+        self.commit_executed(executed)
+    }
+
+    /// Makes the block that follows the head durable and tells everybody.
+    pub(crate) fn commit_executed(&self, executed: Executed) -> Result<(), ConsensusError> {
+        let number = executed.number();
+        if let Some(flush) = self.store.commit(&executed)? {
+            let waiting = self.mempool.lock().all();
+            match &self.flusher {
+                Some(flusher) => flusher.push(flush, waiting)?,
+                None => {
+                    self.store.flush(&flush)?;
+                    save(&self.store, &waiting)?;
+                }
+            }
+        }
         {
             let mut pending = self.pending.lock();
             // Whatever is not above the new head can no longer become final.
@@ -185,23 +276,29 @@ impl Chain {
                 recent.pop_front();
             }
         }
-        self.mempool.lock().on_committed(&executed);
-        for listener in self.listeners.lock().iter() {
+        self.mempool.lock().on_committed(&executed)?;
+        for listener in self.on_commit.read().iter() {
             listener(&executed);
         }
-        if let Some(committed) = self.committed.lock().as_ref() {
-            let _ = committed.unbounded_send(number);
-        }
+        self.committed.lock().retain(|c| c.unbounded_send(number).is_ok());
         Ok(())
     }
 
+    /// Writes what is only in memory: the newest state and the mempool. Nothing final is lost without it, but the next start is quicker.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Ledger`] when the disk cannot be written.
+    pub fn close(&self) -> Result<(), ConsensusError> {
+        if let Some(flusher) = &self.flusher {
+            flusher.wait();
+        }
+        self.store.close(&self.head())?;
+        save(&self.store, &self.mempool.lock().all())
+    }
+
     /// Keeps the certificate of final block `number`.
-    pub(crate) fn record_certificate(
-        &self,
-        number: u64,
-        certificate: &FinalityCertificate,
-    ) -> Result<(), ConsensusError> {
-        Ok(self.store.put_certificate(number, &certificate.encode())?)
+    pub(crate) fn record_certificate(&self, number: u64, certificate: &FinalityCertificate) {
+        self.store.put_certificate(number, certificate);
     }
 
     /// The newest final block that has a certificate of its own and whose state is in memory, with the certificate.
@@ -211,13 +308,31 @@ impl Chain {
     pub fn certified(&self) -> Result<Option<(Executed, FinalityCertificate)>, ConsensusError> {
         let recent: Vec<_> = self.recent.read().iter().rev().cloned().collect();
         for executed in recent {
-            if let Some(bytes) = self.store.certificate(executed.number())? {
-                let certificate = FinalityCertificate::decode(&bytes)
-                    .map_err(|e| ConsensusError::Stopped(format!("stored certificate: {e}")))?;
+            if let Some(certificate) = self.store.certificate(executed.number())? {
                 return Ok(Some((executed, certificate)));
             }
         }
         Ok(None)
+    }
+
+    /// How the validators of epoch 0 handed over, set by set, to those who vote in `epoch`.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Ledger`] when the store cannot be read or a certificate is not there yet.
+    pub fn handovers(&self, epoch: u64) -> Result<Vec<Handover>, ConsensusError> {
+        let sets = self.store.validator_changes(epoch)?;
+        sets.into_iter()
+            .map(|next| {
+                if let Some(known) = self.store.handover(next.epoch)? {
+                    return Ok(known);
+                }
+                let number = next.epoch * self.network.epoch_blocks - 1;
+                let missing = || ConsensusError::Stopped(format!("block {number} has no certificate here"));
+                let header = self.store.header(number)?.ok_or_else(missing)?;
+                let certificate = self.store.certificate(number)?.ok_or_else(missing)?;
+                Ok(Handover { header: alloy_rlp::encode(header).into(), certificate, next })
+            })
+            .collect()
     }
 
     /// Takes a raw transaction from a client: checks it, puts it into the mempool and hands it to the peers.
@@ -225,36 +340,97 @@ impl Chain {
     /// # Errors
     /// [`ConsensusError::Transaction`] with geth's wording.
     pub fn submit(&self, raw: Bytes) -> Result<B256, ConsensusError> {
-        let hash = self.admit(&raw)?;
+        let tx = self.admit(&raw)?;
         if let Some(gossip) = self.gossip.lock().as_mut()
             && gossip.try_send(raw).is_err()
         {
             tracing::debug!("the gossip queue is full; the transaction stays in this validator's mempool");
         }
-        Ok(hash)
+        Ok(tx)
     }
 
-    /// Takes a raw transaction into the mempool without telling the peers.
-    pub(crate) fn admit(&self, raw: &[u8]) -> Result<B256, ConsensusError> {
+    fn admit(&self, raw: &[u8]) -> Result<B256, ConsensusError> {
         let refuse = |e: ledger::LedgerError| ConsensusError::Transaction(e.to_string());
-        let tx = RecoveredTx::decode(raw, self.network.chain_id).map_err(refuse)?;
-        let hash = tx.hash();
-        self.mempool
-            .lock()
-            .insert(Arc::new(tx), &self.head())
-            .map_err(|e| ConsensusError::Transaction(e.to_string()))?;
-        Ok(hash)
+        self.insert(RecoveredTx::decode(raw, self.network.chain_id).map_err(refuse)?)
+    }
+
+    fn insert(&self, tx: RecoveredTx) -> Result<B256, ConsensusError> {
+        let tx = Arc::new(tx);
+        let head = self.head();
+        let inserted = self.mempool.lock().insert(tx.clone(), &head);
+        inserted.map_err(|e| ConsensusError::Transaction(e.to_string()))?;
+        for listener in self.on_transaction.read().iter() {
+            listener(&tx);
+        }
+        Ok(tx.hash())
+    }
+
+    /// Takes raw transactions from a peer; signatures are checked on all cores. Returns how many were new and good.
+    pub(crate) fn admit_all(&self, raws: &[Bytes]) -> usize {
+        let known = |raw: &Bytes| self.mempool.lock().get(&alloy_primitives::keccak256(raw)).is_some();
+        let fresh: Vec<_> = raws.iter().filter(|raw| !known(raw)).collect();
+        let decoded: Vec<_> =
+            fresh.par_iter().map(|raw| RecoveredTx::decode(raw, self.network.chain_id)).collect();
+        decoded.into_iter().filter_map(|tx| self.insert(tx.ok()?).ok()).count()
     }
 
     /// The next nonce of `address`, counting transactions in the mempool.
-    pub fn pending_nonce(&self, address: Address) -> u64 {
-        let state = self.head().state().nonce(address);
-        self.mempool.lock().pending_nonce(address).map_or(state, |n| n.max(state))
+    ///
+    /// # Errors
+    /// [`ConsensusError::Ledger`] when the state cannot be read.
+    pub fn pending_nonce(&self, address: Address) -> Result<u64, ConsensusError> {
+        let state = self.head().state().nonce(address)?;
+        Ok(self.mempool.lock().pending_nonce(address).map_or(state, |n| n.max(state)))
     }
 
     /// A transaction of the mempool.
     pub fn pooled(&self, hash: &B256) -> Option<Arc<RecoveredTx>> {
         self.mempool.lock().get(hash)
+    }
+
+    /// All transactions of the mempool.
+    pub fn pool(&self) -> Vec<(Standing, Arc<RecoveredTx>)> {
+        self.mempool.lock().all()
+    }
+
+    /// Peer keys of those who registered with the staking contract, voting or not, as of the newest block.
+    pub(crate) fn candidates(&self) -> Vec<B256> {
+        let staking = self.network.contracts.staking;
+        if staking.is_zero() {
+            return vec![];
+        }
+        let head = self.head();
+        let page = |offset: u64| -> Option<Vec<Candidate>> {
+            let data = candidatesCall { offset: U256::from(offset), limit: U256::from(CANDIDATES_PAGE) };
+            let call = TransactionRequest::default().to(staking).input(data.abi_encode().into());
+            match self.ledger.call(&head, &call, &Overrides::default()).ok()? {
+                CallOutcome::Success { output, .. } => candidatesCall::abi_decode_returns(&output).ok(),
+                _ => None,
+            }
+        };
+        let mut out = vec![];
+        for offset in (0..CANDIDATES_MAX).step_by(CANDIDATES_PAGE as usize) {
+            let Some(found) = page(offset) else { break };
+            let last = (found.len() as u64) < CANDIDATES_PAGE;
+            out.extend(found.into_iter().map(|c| c.peer));
+            if last {
+                break;
+            }
+        }
+        out
+    }
+
+    /// Keeps evidence until somebody takes it to the staking contract.
+    pub(crate) fn report(&self, evidence: Equivocation) {
+        let mut queue = self.evidence.lock();
+        if queue.len() < EVIDENCE_QUEUE && !queue.iter().any(|e| e.vote_key == evidence.vote_key) {
+            queue.push_back(evidence);
+        }
+    }
+
+    /// Takes a piece of evidence, if there is one.
+    pub fn take_evidence(&self) -> Option<Equivocation> {
+        self.evidence.lock().pop_front()
     }
 
     pub(crate) fn gossip_queue(&self) -> mpsc::Receiver<Bytes> {
@@ -265,7 +441,14 @@ impl Chain {
 
     pub(crate) fn committed_heights(&self) -> mpsc::UnboundedReceiver<u64> {
         let (sender, receiver) = mpsc::unbounded();
-        *self.committed.lock() = Some(sender);
+        self.committed.lock().push(sender);
         receiver
     }
 }
+
+/// Writes the mempool.
+pub(crate) fn save(store: &Store, waiting: &[(Standing, Arc<RecoveredTx>)]) -> Result<(), ConsensusError> {
+    let raw: Vec<_> = waiting.iter().map(|(_, tx)| tx.raw()).collect();
+    Ok(store.put_waiting(raw.iter().map(Vec::as_slice))?)
+}
+

@@ -2,30 +2,36 @@
 
 use crate::{
     Application, Block, Chain, ConsensusError,
-    block::{BLOCK_BYTES_MAX, EPOCH},
+    block::BLOCK_BYTES_MAX,
+    epochs::Epochs,
+    evidence::Watch,
     gossip,
-    keys::{ValidatorSecret, participants},
+    keys::ValidatorSecret,
+    orchestrator::{self, BUFFER_BYTES, Channels, MAILBOX},
 };
 use alloy_primitives::{Bytes, FixedBytes};
 use commonware_broadcast::buffered;
-use commonware_codec::{Encode as _, RangeCfg};
+use commonware_codec::{Encode as _, RangeCfg, Read as _, Write as _};
 use commonware_consensus::{
     marshal::{
         self,
         core::Actor as MarshalActor,
         standard::{Deferred, Standard},
     },
-    simplex::{self, elector::RoundRobin, scheme::bls12381_multisig, types::Finalization},
-    types::{Epoch, FixedEpocher, Height, ViewDelta},
+    simplex::{
+        scheme::bls12381_multisig,
+        types::{Finalization, Proposal},
+    },
+    types::{Epoch, FixedEpocher, Height, Participant, Round, View, ViewDelta},
 };
 use commonware_cryptography::{
-    Digested, Digestible as _, Sha256, Signer as _,
+    Digested, Digestible as _, Signer as _,
     bls12381::primitives::variant::MinSig,
-    certificate::{ConstantProvider, Verifier as _},
+    certificate::{Signers, Verifier},
     ed25519::PublicKey,
     keccak256::Digest,
 };
-use commonware_p2p::{Blocker, Provider, Receiver, Sender};
+use commonware_p2p::{Blocker, Manager, Receiver, Sender};
 use commonware_parallel::Sequential;
 use commonware_runtime::{
     Clock, Handle, Metrics, Network, Spawner, Storage,
@@ -33,11 +39,10 @@ use commonware_runtime::{
 };
 use commonware_storage::{archive::prunable, translator::TwoCap};
 use commonware_utils::{NZDuration, NZU64, NZUsize};
-use futures::StreamExt as _;
+use futures::{StreamExt as _, channel::mpsc};
 use rand::{CryptoRng, Rng};
-use std::{sync::Arc, time::Duration};
-use tracing::error;
-use types::{FinalityCertificate, NetworkConfig};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
+use types::FinalityCertificate;
 
 /// Votes and certificates: attributable aggregated BLS signatures. One alias, so that the engine is compiled once.
 pub type Scheme = bls12381_multisig::Scheme<PublicKey, MinSig>;
@@ -49,10 +54,11 @@ pub const CHANNELS: usize = 6;
 /// Largest message between validators, in bytes.
 pub const MESSAGE_BYTES_MAX: u32 = (BLOCK_BYTES_MAX + 64 * 1024) as u32;
 
-/// Messages that an actor keeps waiting.
-const MAILBOX: usize = 1024;
+/// Newest blocks that a validator can give to others who missed them.
+const REPAIR_BLOCKS: u64 = 100_000;
+/// Blocks between two looks at what is older.
+const PRUNE_EVERY: u64 = 1024;
 const PAGE_CACHE_PAGES: usize = 2048;
-const BUFFER_BYTES: usize = 1 << 20;
 const ITEMS_PER_SECTION: u64 = 1024;
 
 /// How long validators wait for one another.
@@ -72,54 +78,43 @@ impl Timing {
     }
 }
 
-/// The signing scheme of this validator in its network.
-///
-/// # Errors
-/// [`ConsensusError::Key`] for a bad validator set, [`ConsensusError::NotAValidator`] when the key is not in it.
-pub fn scheme(chain: &Chain, secret: &ValidatorSecret) -> Result<Scheme, ConsensusError> {
-    let set = participants(chain.network())?;
-    if set.keys().position(&secret.peer.public_key()).is_none() {
-        return Err(ConsensusError::NotAValidator);
-    }
-    let namespace = NetworkConfig::namespace(chain.genesis().hash());
-    Scheme::signer(&namespace, set, secret.vote.clone()).ok_or(ConsensusError::NotAValidator)
-}
-
-/// Starts all actors of the validator `me` and returns their handles.
+/// Starts all actors of the validator with these keys and returns their handles.
 ///
 /// `channels` are in the order given at [`CHANNELS`]. The same code runs on real and simulated networks.
 ///
 /// # Errors
 /// [`ConsensusError::Stopped`] when the consensus storage cannot be opened.
-#[expect(clippy::too_many_arguments, reason = "the parts come from different layers of the runtime")]
-pub async fn start<E, B, P, SE, RE>(
+pub async fn start<E, B, M, SE, RE>(
     context: E,
     chain: Arc<Chain>,
-    scheme: Scheme,
-    me: PublicKey,
+    secret: &ValidatorSecret,
     blocker: B,
-    provider: P,
+    manager: M,
     timing: Timing,
     channels: [(SE, RE); CHANNELS],
 ) -> Result<Vec<Handle<()>>, ConsensusError>
 where
     E: Clock + Rng + CryptoRng + Spawner + Storage + Metrics + Network,
     B: Blocker<PublicKey = PublicKey>,
-    P: Provider<PublicKey = PublicKey>,
+    M: Manager<PublicKey = PublicKey>,
     SE: Sender<PublicKey = PublicKey>,
     RE: Receiver<PublicKey = PublicKey>,
 {
+    let me = secret.peer.public_key();
+    let epochs = Epochs::new(chain.clone(), secret.clone());
     let [votes, certificates, resolver, broadcast, backfill, transactions] = channels;
     // The deterministic simulator has one storage for all validators, so names carry the validator.
     let id = me.to_string();
     let mailbox = NZUsize!(MAILBOX);
     let cache = CacheRef::new(page_size(4096), NZUsize!(PAGE_CACHE_PAGES));
     let block_codec: RangeCfg<usize> = RangeCfg::from(..=BLOCK_BYTES_MAX);
-    let application = Application::new(chain.clone());
+    let application = Application::new(chain.clone(), epochs.clone());
     let genesis = Block::genesis(chain.genesis().block().clone());
     let genesis_digest = genesis.digest();
-    let epocher = FixedEpocher::new(NZU64!(u64::MAX));
+    let epoch_blocks = NonZeroU64::new(chain.network().epoch_blocks).unwrap_or(NonZeroU64::MIN);
+    let epocher = FixedEpocher::new(epoch_blocks);
 
+    let anchor = anchor(&chain)?;
     let (buffer, buffer_mailbox) = buffered::Engine::new(
         context.child("buffer"),
         buffered::Config {
@@ -128,7 +123,7 @@ where
             deque_size: 16,
             priority: true,
             codec_config: block_codec,
-            peer_provider: provider.clone(),
+            peer_provider: manager.clone(),
             strategy: Sequential,
         },
     );
@@ -142,8 +137,8 @@ where
     let backfill = marshal::resolver::p2p::init(
         context.child("backfill"),
         marshal::resolver::p2p::Config {
-            public_key: me,
-            peer_provider: provider,
+            public_key: me.clone(),
+            peer_provider: manager.clone(),
             blocker: blocker.clone(),
             mailbox_size: mailbox,
             fetch_timeout: NZDuration!(Duration::from_secs(2)),
@@ -158,9 +153,12 @@ where
         finalizations,
         blocks,
         marshal::Config {
-            provider: ConstantProvider::<Scheme, Epoch>::new(scheme.clone()),
+            provider: epochs.clone(),
             epocher: epocher.clone(),
-            start: marshal::Start::Genesis(Digested::precomputed(genesis, genesis_digest)),
+            start: match &anchor {
+                Some(finalization) => marshal::Start::Floor(finalization.clone()),
+                None => marshal::Start::Genesis(Digested::precomputed(genesis, genesis_digest)),
+            },
             partition_prefix: id.clone(),
             mailbox_size: mailbox,
             view_retention: ViewDelta::new(100),
@@ -178,46 +176,39 @@ where
     .await;
     let marshaled =
         Deferred::new(context.child("marshaled"), application.clone(), marshal_mailbox.clone(), epocher);
-    let consensus = simplex::Engine::new(
-        context.child("consensus"),
-        simplex::Config {
-            epoch: EPOCH,
-            scheme,
-            elector: RoundRobin::<Sha256>::default(),
-            blocker,
-            automaton: marshaled.clone(),
-            relay: marshaled,
-            reporter: marshal_mailbox.clone(),
-            track_historical_votes: false,
-            strategy: Sequential,
-            partition: format!("{id}-consensus"),
-            mailbox_size: mailbox,
-            floor: simplex::Floor::Genesis(genesis_digest),
-            leader_timeout: timing.leader,
-            certification_timeout: timing.certification,
-            timeout_retry: timing.certification + Duration::from_millis(50),
-            fetch_timeout: NZDuration!(Duration::from_secs(1)),
-            fetch_retry_delay: Duration::from_millis(100),
-            view_retention: ViewDelta::new(100),
-            skip: simplex::SkipPolicy::Enabled {
-                timeout: timing.certification + Duration::from_millis(200),
-                budget: simplex::SkipBudget::Participants,
-            },
-            forward: simplex::ForwardPolicy::Disabled,
-            replay_buffer: NZUsize!(BUFFER_BYTES),
-            write_buffer: NZUsize!(BUFFER_BYTES),
-            page_cache: cache,
-        },
+    let reporter = Watch { inner: marshaled.clone(), chain: chain.clone(), epochs: epochs.clone() };
+    let parts = orchestrator::Parts {
+        chain: chain.clone(),
+        epochs,
+        me,
+        id,
+        blocker,
+        manager,
+        application: marshaled,
+        reporter,
+        marshal: marshal_mailbox.clone(),
+        page_cache: cache,
+        timing,
+        anchor,
+    };
+    let channels = Channels::new(&context, votes, certificates, resolver);
+    let [for_engines, for_certificates] = [chain.committed_heights(), chain.committed_heights()];
+    let engines = orchestrator::start(context.child("epochs"), parts, channels, for_engines);
+    let collector = collect_certificates(
+        context.child("certificate_collector"),
+        chain.clone(),
+        marshal_mailbox,
+        for_certificates,
     );
-    let collector = collect_certificates(context.child("certificates"), chain.clone(), marshal_mailbox);
     let gossip = gossip::spawn(context.child("gossip"), chain, transactions.0, transactions.1);
-    Ok(vec![
+    let mut handles = gossip;
+    handles.extend([
         collector,
-        gossip,
         buffer.start(broadcast),
         marshal.start(application, buffer_mailbox, backfill),
-        consensus.start(votes, certificates, resolver),
-    ])
+        engines,
+    ]);
+    Ok(handles)
 }
 
 fn archive<C>(id: &str, name: &str, cache: CacheRef, codec_config: C) -> prunable::Config<TwoCap, C> {
@@ -242,14 +233,16 @@ fn collect_certificates<E: Spawner>(
     context: E,
     chain: Arc<Chain>,
     marshal: marshal::core::Mailbox<Scheme, Standard<Block>>,
+    mut heights: mpsc::UnboundedReceiver<u64>,
 ) -> Handle<()> {
-    let mut heights = chain.committed_heights();
     context.spawn(move |_| async move {
         while let Some(height) = heights.next().await {
             // A block can be final through its descendants; then it has no certificate of its own.
             let Some(finalization) = marshal.get_finalization(Height::new(height)).await else { continue };
-            if let Err(e) = chain.record_certificate(height, &portable(&finalization)) {
-                error!(height, "cannot store a certificate: {e}");
+            chain.record_certificate(height, &portable(&finalization));
+            if height % PRUNE_EVERY == 0 {
+                // Older blocks are in the ledger's store; whoever is further behind joins with a state sync.
+                marshal.prune(Height::new(height.saturating_sub(REPAIR_BLOCKS)));
             }
         }
     })
@@ -272,4 +265,28 @@ fn portable(finalization: &Finalization<Scheme, Digest>) -> FinalityCertificate 
         signers: Bytes::from(signers),
         signature: FixedBytes::from_slice(&certificate.signature.encode()),
     }
+}
+
+/// A finalization in the engine's form; `validators` is how many could sign.
+fn native(certificate: &FinalityCertificate, validators: usize) -> Option<Finalization<Scheme, Digest>> {
+    let digest = Digest::from(certificate.block_hash.0);
+    let round = Round::new(Epoch::new(certificate.epoch), View::new(certificate.view));
+    let proposal = Proposal::new(round, View::new(certificate.parent_view), digest);
+    let signers = certificate.signer_indices(validators).ok()?;
+    let signers = signers.into_iter().map(Participant::from_usize);
+    let mut bytes = Vec::new();
+    Signers::new(u32::try_from(validators).ok()?, signers).ok()?.write(&mut bytes);
+    bytes.extend_from_slice(certificate.signature.as_slice());
+    let certificate =
+        <Scheme as Verifier>::Certificate::read_cfg(&mut bytes::Bytes::from(bytes), &validators).ok()?;
+    Some(Finalization { proposal, certificate })
+}
+
+/// The finalization of the block at which a state sync began, if one did.
+fn anchor(chain: &Chain) -> Result<Option<Finalization<Scheme, Digest>>, ConsensusError> {
+    let Some(number) = chain.store().synced_at()? else { return Ok(None) };
+    let gone = || ConsensusError::Stopped(format!("the certificate of block {number}, where the sync began, is gone"));
+    let certificate = chain.store().certificate(number)?.ok_or_else(gone)?;
+    let set = chain.store().validators(certificate.epoch)?.ok_or_else(gone)?;
+    native(&certificate, set.members.len()).map(Some).ok_or_else(gone)
 }

@@ -29,4 +29,7 @@ pub enum ConsensusError {
     /// The transaction was not accepted.
     #[error("{0}")]
     Transaction(String),
+    /// A block names a proposer that is not in the validator set.
+    #[error("the block's proposer is not a validator of its epoch")]
+    UnknownLeader,
 }

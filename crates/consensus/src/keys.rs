@@ -1,4 +1,4 @@
-use crate::ConsensusError;
+use crate::{ConsensusError, epochs::participants};
 use alloy_primitives::{B256, FixedBytes};
 use commonware_codec::{DecodeExt as _, Encode as _};
 use commonware_cryptography::{
@@ -11,8 +11,8 @@ use commonware_cryptography::{
     ed25519,
 };
 use commonware_math::algebra::Random as _;
-use commonware_utils::{TryCollect as _, ordered::BiMap};
-use types::{NetworkConfig, ValidatorKey};
+use types::{Address, NetworkConfig, ValidatorKey};
+use verify::finality;
 
 /// A BLS12-381 vote key (MinSig: a G2 point of 96 bytes).
 pub(crate) type VoteKey = <MinSig as Variant>::Public;
@@ -61,6 +61,28 @@ impl ValidatorSecret {
         })
     }
 
+    /// What the owner of these keys sends to the staking contract as proof of possession: it binds the vote key to the peer key and to the
+    /// account `operator`, so that nobody can register them in another name.
+    pub fn registration(&self, chain_id: u64, operator: Address) -> (ValidatorKey, FixedBytes<48>) {
+        let key = self.public(chain_id);
+        let message = finality::registration_message(&key.vote, &key.peer, operator);
+        let namespace = finality::registration_namespace(chain_id);
+        let signature = ops::sign_message::<MinSig>(&self.vote, &namespace, &message);
+        (key, FixedBytes::from_slice(&signature.encode()))
+    }
+
+    /// The reveal of the proposer of a view: see [`finality::reveal_message`].
+    pub(crate) fn reveal(&self, genesis: B256, epoch: u64, view: u64) -> FixedBytes<48> {
+        let namespace = finality::reveal_namespace(genesis);
+        let message = finality::reveal_message(epoch, view);
+        FixedBytes::from_slice(&ops::sign_message::<MinSig>(&self.vote, &namespace, &message).encode())
+    }
+
+    /// The peer key.
+    pub fn peer(&self) -> B256 {
+        B256::from_slice(&self.peer.public_key().encode())
+    }
+
     /// The public keys, with the proof that the vote key's secret is known.
     pub fn public(&self, chain_id: u64) -> ValidatorKey {
         let namespace = NetworkConfig::possession_namespace(chain_id);
@@ -84,48 +106,37 @@ pub(crate) fn peer_key(bytes: &B256) -> Result<ed25519::PublicKey, ConsensusErro
         .map_err(|e| ConsensusError::Key(format!("peer key {bytes}: {e}")))
 }
 
-/// Decodes the validator set and verifies every proof of possession: without it an aggregate signature could
-/// be forged with a rogue key.
-pub(crate) fn participants(
-    config: &NetworkConfig,
-) -> Result<BiMap<ed25519::PublicKey, VoteKey>, ConsensusError> {
+/// Decodes a vote key.
+pub(crate) fn vote_key(bytes: &FixedBytes<96>) -> Result<VoteKey, ConsensusError> {
+    VoteKey::decode(owned(bytes.as_slice())).map_err(|e| ConsensusError::Key(format!("vote key {bytes}: {e}")))
+}
+
+/// Checks the first validator set: order, keys and every proof of possession. Without these an aggregate signature could be forged with a
+/// rogue key.
+pub(crate) fn check_genesis(config: &NetworkConfig) -> Result<(), ConsensusError> {
     config.check().map_err(|e| ConsensusError::Key(e.to_string()))?;
-    let namespace = NetworkConfig::possession_namespace(config.chain_id);
-    let mut entries = Vec::with_capacity(config.validators.len());
     for validator in &config.validators {
-        let malformed = |e| ConsensusError::Key(format!("validator {}: {e}", validator.peer));
-        let vote = VoteKey::decode(owned(validator.vote.as_slice())).map_err(malformed)?;
-        let possession = <MinSig as Variant>::Signature::decode(owned(validator.possession.as_slice()))
-            .map_err(malformed)?;
-        ops::verify_proof_of_possession::<MinSig>(&vote, &namespace, &possession).map_err(|_| {
-            ConsensusError::Key(format!(
-                "validator {}: the proof of possession of its vote key is wrong",
-                validator.peer
-            ))
-        })?;
-        entries.push((peer_key(&validator.peer)?, vote));
+        finality::check_possession(config.chain_id, &validator.vote, &validator.possession)
+            .map_err(|e| ConsensusError::Key(format!("validator {}: {e}", validator.peer)))?;
     }
-    entries
-        .into_iter()
-        .try_collect::<BiMap<_, _>>()
-        .map_err(|_| ConsensusError::Key("two validators share a vote key".into()))
+    participants(&config.first_set()).map(|_| ())
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use rand::{SeedableRng as _, rngs::StdRng};
-    use types::{Address, SystemContracts};
+    use types::SystemContracts;
 
-    fn config(n: u64) -> NetworkConfig {
+    pub(crate) fn config(n: u64) -> NetworkConfig {
         let mut validators: Vec<_> =
             (0..n).map(|i| ValidatorSecret::from_rng(StdRng::seed_from_u64(i)).public(7)).collect();
         validators.sort_by_key(|v| v.peer);
         let a = Address::ZERO;
         let contracts =
-            SystemContracts { model_registry: a, node_registry: a, receipt_log: a, wrapped_native: a };
-        NetworkConfig { version: 1, chain_id: 7, block_time_ms: 250, contracts, validators }
+            SystemContracts { model_registry: a, node_registry: a, receipt_log: a, wrapped_native: a, staking: a };
+        NetworkConfig { version: 2, chain_id: 7, block_time_ms: 250, epoch_blocks: 100, contracts, validators }
     }
 
     #[test]
@@ -139,19 +150,19 @@ mod tests {
     #[test]
     fn a_set_needs_every_proof_of_possession_and_distinct_keys() {
         let good = config(4);
-        assert_eq!(participants(&good).unwrap().len(), 4);
+        check_genesis(&good).unwrap();
 
         let mut stolen = good.clone();
         stolen.validators[0].possession = stolen.validators[1].possession;
-        assert!(participants(&stolen).is_err());
+        assert!(check_genesis(&stolen).is_err());
 
         let mut elsewhere = good.clone();
         elsewhere.chain_id = 8;
-        assert!(participants(&elsewhere).is_err());
+        assert!(check_genesis(&elsewhere).is_err());
 
         let mut twice = good;
         twice.validators[0].vote = twice.validators[1].vote;
         twice.validators[0].possession = twice.validators[1].possession;
-        assert!(participants(&twice).is_err());
+        assert!(check_genesis(&twice).is_err());
     }
 }

@@ -4,22 +4,22 @@ use crate::{
     keys::peer_key,
 };
 use alloy_primitives::B256;
-use commonware_cryptography::{ChaCha20Poly1305, Signer as _, ed25519::PublicKey};
-use commonware_p2p::{
-    Manager as _,
-    authenticated::{self, discovery},
-};
+use commonware_cryptography::{ChaCha20Poly1305, ed25519::PublicKey};
+use commonware_p2p::authenticated::discovery;
 use commonware_runtime::{Quota, Runner as _, Supervisor as _, tokio};
 use commonware_stream::{
     cups::{self, Cups},
     sake::{self, Sake},
 };
-use commonware_utils::{NZU32, NZUsize, ordered::Set};
+use commonware_utils::{NZU32, NZUsize};
 use futures::channel::oneshot;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
 
-/// Messages a second that a peer may send on one channel. The mailbox holds as many, so this bounds memory too.
-const MESSAGES_PER_SECOND: u32 = 2048;
+/// Messages a second that a peer may send on one channel. The mailbox holds as many for every peer, so this bounds memory too.
+const MESSAGES_PER_SECOND: u32 = 512;
+
+/// Most peers of one epoch: its validators, and candidates that follow the chain.
+const PEERS_MAX: usize = 256;
 
 /// How one validator is run.
 #[derive(Debug)]
@@ -28,7 +28,9 @@ pub struct ValidatorConfig {
     pub secret: ValidatorSecret,
     /// Where it listens for its peers.
     pub listen: SocketAddr,
-    /// Peer key and address of the other validators.
+    /// The address at which peers reach it; they tell each other.
+    pub announce: SocketAddr,
+    /// Peer keys and addresses of some validators, to begin with.
     pub peers: Vec<(B256, SocketAddr)>,
     /// Folder for the consensus journal.
     pub data_dir: PathBuf,
@@ -47,19 +49,15 @@ impl Validator {
     /// # Errors
     /// [`ConsensusError`] when its keys or peers are unusable. What fails later is told by [`Chain::failure`] and [`stop`](Self::stop).
     pub fn start(config: ValidatorConfig, chain: Arc<Chain>) -> Result<Self, ConsensusError> {
-        let scheme = engine::scheme(&chain, &config.secret)?;
         let peers = config
             .peers
             .iter()
             .map(|(key, address)| Ok((peer_key(key)?, *address)))
             .collect::<Result<Vec<_>, ConsensusError>>()?;
-        let set =
-            chain.network().validators.iter().map(|v| peer_key(&v.peer)).collect::<Result<Vec<_>, _>>()?;
-        let set: Set<PublicKey> = Set::from_iter_dedup(set);
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("validator".into())
-            .spawn(move || run(config, chain, scheme, peers, set, stopped))
+            .spawn(move || run(config, chain, peers, stopped))
             .map_err(|e| ConsensusError::Stopped(e.to_string()))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
@@ -86,14 +84,11 @@ impl Validator {
 fn run(
     config: ValidatorConfig,
     chain: Arc<Chain>,
-    scheme: engine::Scheme,
     peers: Vec<(PublicKey, SocketAddr)>,
-    set: Set<PublicKey>,
     stopped: oneshot::Receiver<()>,
 ) -> Result<(), ConsensusError> {
     let runtime = tokio::Config::new().with_storage_directory(&config.data_dir).with_worker_threads(2);
     tokio::Runner::new(runtime).start(|context| async move {
-        let me = config.secret.peer.public_key();
         let namespace = [b"og/peers/1/".as_slice(), chain.genesis().hash().as_slice()].concat();
         let handshake = Sake {
             signer: config.secret.peer.clone(),
@@ -105,16 +100,15 @@ fn run(
             Cups::<_, ChaCha20Poly1305>::new(handshake, cups::Version::V1),
             &namespace,
             config.listen,
-            config.listen,
+            config.announce,
             peers.into_iter().map(|(key, address)| (key, address.into())).collect(),
-            authenticated::peer_set_limit(&set, &me),
+            NZUsize!(PEERS_MAX),
             MESSAGE_BYTES_MAX,
             NZUsize!(1024),
         );
         network_config.dial_frequency = Duration::from_millis(100);
         network_config.gossip_bit_vec_frequency = Duration::from_millis(500);
-        let (mut network, mut oracle) = discovery::Network::new(context.child("network"), network_config);
-        oracle.track(0, set);
+        let (mut network, oracle) = discovery::Network::new(context.child("network"), network_config);
         let quota = Quota::per_second(NZU32!(MESSAGES_PER_SECOND));
         let channels: [_; CHANNELS] = std::array::from_fn(|c| network.register(c as u64, quota));
         let mut handles = vec![network.start()];
@@ -124,8 +118,7 @@ fn run(
             engine::start(
                 context.child("engine"),
                 chain.clone(),
-                scheme,
-                me,
+                &config.secret,
                 blocker,
                 oracle,
                 timing,
@@ -135,7 +128,7 @@ fn run(
         );
         let ended = futures::future::select_all(handles);
         match futures::future::select(stopped, ended).await {
-            futures::future::Either::Left(_) => Ok(()),
+            futures::future::Either::Left(_) => chain.close(),
             futures::future::Either::Right(_) => {
                 let why = chain.failure().unwrap_or_else(|| "an actor ended; see the log".into());
                 chain.fail(why.clone());

@@ -107,6 +107,15 @@ pub enum LedgerError {
     /// The store could not be read or written.
     #[error("ledger store: {0}")]
     Store(String),
+    /// What another node sent for a state sync is wrong.
+    #[error("state sync: {0}; try another node")]
+    Sync(String),
+    /// A part of the state is not on disk: it was pruned.
+    #[error("state node {id} is not on disk any more; ask for a newer block or an archive node")]
+    MissingNode {
+        /// The node.
+        id: u64,
+    },
     /// The stored state does not hash to the stored header.
     #[error(
         "the ledger store is damaged: state root {found} instead of {expected} at block {number}; restore the data folder or start from an empty one"

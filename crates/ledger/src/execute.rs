@@ -2,35 +2,26 @@
 
 use crate::{
     Block, LedgerError, MAX_BLOCK_BYTES, RecoveredTx, State,
-    block::EXTRA_DATA_BYTES,
+    block::{EXTRA_DATA_BYTES, MISSED_MAX, Turn},
+    evm::{OgEvm, StateView, block_env, evm, evm_error},
+    executed::{Executed, Parts, Results},
     state::{AccountChange, Changes},
+    system,
 };
 use alloy_consensus::{
-    EMPTY_OMMER_ROOT_HASH, Header, Receipt, ReceiptEnvelope, ReceiptWithBloom, Transaction as _, TxType,
-    proofs,
+    EMPTY_OMMER_ROOT_HASH, Header, Receipt, ReceiptEnvelope, ReceiptWithBloom, Transaction as _, TxEnvelope,
+    TxType, proofs,
 };
-use alloy_eips::{eip1559::BaseFeeParams, eip7685::EMPTY_REQUESTS_HASH};
+use alloy_eips::{eip4895::Withdrawal, eip7685::EMPTY_REQUESTS_HASH};
 use alloy_primitives::{Address, B64, B256, Bloom, Bytes, U256};
 use alloy_trie::EMPTY_ROOT_HASH;
-use imbl::OrdMap;
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use revm::{
-    Context, DatabaseCommit as _, DatabaseRef, ExecuteEvm as _, MainBuilder as _, MainContext as _,
-    context::{
-        BlockEnv, CfgEnv,
-        result::{EVMError, InvalidTransaction},
-    },
-    context_interface::block::BlobExcessGasAndPrice,
+    ExecuteCommitEvm as _,
     database::{AccountState, CacheDB},
-    primitives::hardfork::SpecId,
-    state::{AccountInfo, Bytecode},
 };
-use std::{convert::Infallible, sync::Arc};
-
-/// Ethereum rules in force.
-pub(crate) const SPEC: SpecId = SpecId::OSAKA;
-
-/// Ancestors whose hashes the EVM can ask for.
-const BLOCKHASH_WINDOW: u64 = 256;
+use std::sync::Arc;
+use types::ValidatorSet;
 
 /// Rules that all validators of a chain share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +30,14 @@ pub struct ChainParams {
     pub chain_id: u64,
     /// Gas limit of every block.
     pub gas_limit: u64,
+    /// Number of blocks in an epoch.
+    pub epoch_blocks: u64,
+    /// The staking contract; without one, the validators never change.
+    pub staking: Option<Address>,
 }
 
 /// What the proposer decides about a block besides its transactions.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct BlockInput {
     /// Seconds since the Unix epoch; not below the parent's.
     pub timestamp: u64,
@@ -50,6 +45,10 @@ pub struct BlockInput {
     pub seal: B256,
     /// Receives the tips.
     pub beneficiary: Address,
+    /// `mixHash`: the chain's randomness, which contracts see as PREVRANDAO (EIP-4399).
+    pub randomness: B256,
+    /// Whose turn it was.
+    pub turn: Turn,
 }
 
 /// What became of one transaction, besides its receipt.
@@ -65,145 +64,29 @@ pub struct TransactionOutcome {
     pub created: Option<Address>,
 }
 
-/// A block, its receipts and the state after it. Clones are cheap.
-#[derive(Clone, Debug)]
-pub struct Executed(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    block: Arc<Block>,
-    hash: B256,
-    state: State,
-    receipts: Vec<ReceiptEnvelope>,
-    outcomes: Vec<TransactionOutcome>,
-    changes: Changes,
-    /// Hashes of the newest blocks up to and including this one, by number.
-    hashes: OrdMap<u64, B256>,
-}
-
-impl Executed {
-    pub(crate) fn new(
-        block: Arc<Block>,
-        state: State,
-        results: Results,
-        changes: Changes,
-        mut hashes: OrdMap<u64, B256>,
-    ) -> Self {
-        let hash = block.hash();
-        hashes.insert(block.header.number, hash);
-        if let Some(old) = block.header.number.checked_sub(BLOCKHASH_WINDOW) {
-            hashes.remove(&old);
-        }
-        let Results { receipts, outcomes } = results;
-        Self(Arc::new(Inner { block, hash, state, receipts, outcomes, changes, hashes }))
-    }
-
-    /// The block.
-    pub fn block(&self) -> &Arc<Block> {
-        &self.0.block
-    }
-
-    /// The block's header.
-    pub fn header(&self) -> &Header {
-        &self.0.block.header
-    }
-
-    /// The block's hash.
-    pub fn hash(&self) -> B256 {
-        self.0.hash
-    }
-
-    /// The block's number.
-    pub fn number(&self) -> u64 {
-        self.header().number
-    }
-
-    /// The state after the block.
-    pub fn state(&self) -> &State {
-        &self.0.state
-    }
-
-    /// One receipt a transaction.
-    pub fn receipts(&self) -> &[ReceiptEnvelope] {
-        &self.0.receipts
-    }
-
-    /// One outcome a transaction.
-    pub fn outcomes(&self) -> &[TransactionOutcome] {
-        &self.0.outcomes
-    }
-
-    /// Base fee of the next block, in wei (EIP-1559).
-    pub fn next_base_fee(&self) -> u64 {
-        let h = self.header();
-        let base_fee = h.base_fee_per_gas.unwrap_or_default();
-        BaseFeeParams::ethereum().next_block_base_fee(h.gas_used, h.gas_limit, base_fee)
-    }
-
-    pub(crate) fn changes(&self) -> &Changes {
-        &self.0.changes
-    }
-
-    pub(crate) fn view(&self) -> StateView {
-        StateView { state: self.0.state.clone(), hashes: self.0.hashes.clone() }
-    }
-}
-
-/// Receipts and outcomes, one a transaction.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Results {
-    pub(crate) receipts: Vec<ReceiptEnvelope>,
-    pub(crate) outcomes: Vec<TransactionOutcome>,
-}
-
-/// revm's read access to a [`State`].
-#[derive(Clone, Debug, Default)]
-pub(crate) struct StateView {
-    pub(crate) state: State,
-    pub(crate) hashes: OrdMap<u64, B256>,
-}
-
-impl DatabaseRef for StateView {
-    type Error = Infallible;
-
-    fn basic_ref(&self, address: Address) -> Result<Option<AccountInfo>, Infallible> {
-        Ok(self.state.account(&address).map(|a| AccountInfo {
-            balance: a.balance,
-            nonce: a.nonce,
-            code_hash: a.code_hash,
-            code: None,
-            ..Default::default()
-        }))
-    }
-
-    fn code_by_hash_ref(&self, hash: B256) -> Result<Bytecode, Infallible> {
-        Ok(self.state.code_by_hash(&hash).map(Bytecode::new_raw).unwrap_or_default())
-    }
-
-    fn storage_ref(&self, address: Address, slot: U256) -> Result<U256, Infallible> {
-        Ok(self.state.storage(address, slot))
-    }
-
-    fn block_hash_ref(&self, number: u64) -> Result<B256, Infallible> {
-        Ok(self.hashes.get(&number).copied().unwrap_or_default())
-    }
-}
-
 /// The rules by which one block follows another.
 #[derive(Clone, Copy, Debug)]
 pub struct Ledger {
     params: ChainParams,
+    genesis: B256,
 }
 
+/// Finds a transaction whose signature was checked before.
+pub type Known<'a> = &'a (dyn Fn(&B256) -> Option<Arc<RecoveredTx>> + Sync);
+
 impl Ledger {
-    /// A ledger with the given rules.
-    pub fn new(params: ChainParams) -> Self {
-        Self { params }
+    /// A ledger with the given rules, of the chain with this genesis block.
+    pub fn new(params: ChainParams, genesis: B256) -> Self {
+        Self { params, genesis }
     }
 
     /// The rules.
     pub fn params(&self) -> &ChainParams {
         &self.params
+    }
+
+    pub(crate) fn genesis(&self) -> B256 {
+        self.genesis
     }
 
     /// Builds the block that follows `parent` from as many of `candidates` as are valid and fit, in their order.
@@ -213,33 +96,41 @@ impl Ledger {
     pub fn build(
         &self,
         parent: &Executed,
-        input: BlockInput,
+        input: &BlockInput,
         candidates: impl IntoIterator<Item = Arc<RecoveredTx>>,
     ) -> Result<Executed, LedgerError> {
-        let mut run = Run::start(self.params, parent, input.timestamp, input.beneficiary);
+        let mut run = Run::start(self, parent, input)?;
         let mut transactions = Vec::new();
-        // Leaves room for the header and the list prefixes.
-        let mut room = MAX_BLOCK_BYTES - 4096;
+        // Leaves room for the header, the withdrawals and the list prefixes.
+        let mut room = MAX_BLOCK_BYTES - 32_768;
         for tx in candidates {
             // Every transaction's network encoding has at most four more bytes than its EIP-2718 encoding.
-            if tx.raw_len() + 4 > room || run.apply(&tx).is_err() {
+            if tx.raw_len() + 4 > room {
                 continue;
+            }
+            match run.apply(&tx) {
+                Ok(()) => {}
+                Err(fault @ (LedgerError::Store(_) | LedgerError::MissingNode { .. })) => return Err(fault),
+                Err(_) => continue,
             }
             room -= tx.raw_len() + 4;
             transactions.push(tx.tx().clone());
         }
-        let (results, changes, gas_used) = run.finish();
-        let state = parent.state().apply(&changes);
-        let header = self.header(parent, input, &transactions, &results, gas_used, state.root());
-        let block = Arc::new(Block { header, transactions });
-        Ok(Executed::new(block, state, results, changes, parent.0.hashes.clone()))
+        self.finish(parent, run, input, transactions)
     }
 
-    /// Executes `block` on `parent` and compares every header field with the result.
+    /// Executes `block` on `parent` and compares every header field with the result. `turn` comes from consensus; the header's seal commits
+    /// to it. Signatures of transactions that `known` does not have are checked on all cores.
     ///
     /// # Errors
     /// [`LedgerError::InvalidBlock`] names the first thing that is wrong.
-    pub fn execute(&self, parent: &Executed, block: &Arc<Block>) -> Result<Executed, LedgerError> {
+    pub fn execute(
+        &self,
+        parent: &Executed,
+        block: &Arc<Block>,
+        turn: &Turn,
+        known: Known<'_>,
+    ) -> Result<Executed, LedgerError> {
         let given = &block.header;
         let invalid = |reason: String| LedgerError::InvalidBlock { number: given.number, reason };
         // Validate: what needs no execution.
@@ -252,54 +143,71 @@ impl Ledger {
         if block.encoded_len() > MAX_BLOCK_BYTES || given.extra_data.len() != EXTRA_DATA_BYTES {
             return Err(invalid("it is too large, or its extra data has not 32 bytes".into()));
         }
+        if turn.missed.len() > MISSED_MAX {
+            return Err(invalid("too many missed turns".into()));
+        }
         let txs = block
             .transactions
-            .iter()
-            .map(|tx| RecoveredTx::recover(tx.clone(), self.params.chain_id))
+            .par_iter()
+            .map(|tx| match known(tx.tx_hash()) {
+                Some(known) => Ok(known),
+                None => RecoveredTx::recover(tx.clone(), self.params.chain_id).map(Arc::new),
+            })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| invalid(e.to_string()))?;
         // Pre and execute.
-        let mut run = Run::start(self.params, parent, given.timestamp, given.beneficiary);
+        let input = block.input(turn);
+        let mut run = Run::start(self, parent, &input)?;
         for (i, tx) in txs.iter().enumerate() {
-            run.apply(tx).map_err(|e| invalid(format!("transaction {i}: {e}")))?;
+            run.apply(tx).map_err(|e| match e {
+                fault @ (LedgerError::Store(_) | LedgerError::MissingNode { .. }) => fault,
+                e => invalid(format!("transaction {i}: {e}")),
+            })?;
         }
-        let (results, changes, gas_used) = run.finish();
         // Post: the header must be what this ledger would have written.
-        let state = parent.state().apply(&changes);
-        let seal = B256::from_slice(&given.extra_data);
-        let input = BlockInput { timestamp: given.timestamp, seal, beneficiary: given.beneficiary };
-        let expected = self.header(parent, input, &block.transactions, &results, gas_used, state.root());
-        if *given != expected {
-            return Err(invalid(differing_field(given, &expected).into()));
+        let executed = self.finish(parent, run, &input, block.transactions.clone())?;
+        if executed.block() != block {
+            return Err(invalid(differing_field(block, executed.block()).into()));
         }
-        Ok(Executed::new(block.clone(), state, results, changes, parent.0.hashes.clone()))
+        Ok(executed)
     }
 
-    fn header(
+    /// Phase *post*: the end of an epoch, roots and header.
+    fn finish(
         &self,
         parent: &Executed,
-        input: BlockInput,
-        transactions: &[alloy_consensus::TxEnvelope],
-        results: &Results,
-        gas_used: u64,
-        state_root: B256,
-    ) -> Header {
+        mut run: Run,
+        input: &BlockInput,
+        transactions: Vec<TxEnvelope>,
+    ) -> Result<Executed, LedgerError> {
+        let number = parent.number() + 1;
+        let (withdrawals, requests_hash, validators) = run.end_epoch(&self.params, parent, number)?;
+        let (results, changes, gas_used) = run.finish()?;
+        let (state, dropped) = parent.state().apply(&changes)?;
         let logs_bloom = results.receipts.iter().fold(Bloom::ZERO, |bloom, r| bloom | *r.logs_bloom());
-        Header {
+        let header = Header {
             parent_hash: parent.hash(),
             beneficiary: input.beneficiary,
-            state_root,
-            transactions_root: proofs::calculate_transaction_root(transactions),
+            state_root: state.root(),
+            transactions_root: proofs::calculate_transaction_root(&transactions),
             receipts_root: proofs::calculate_receipt_root(&results.receipts),
+            withdrawals_root: Some(proofs::calculate_withdrawals_root(&withdrawals)),
             logs_bloom,
-            number: parent.number() + 1,
+            number,
             gas_limit: self.params.gas_limit,
             gas_used,
             timestamp: input.timestamp,
+            mix_hash: input.randomness,
             extra_data: Bytes::copy_from_slice(input.seal.as_slice()),
             base_fee_per_gas: Some(parent.next_base_fee()),
+            parent_beacon_block_root: Some(parent.validators().commitment()),
+            requests_hash: Some(requests_hash),
             ..fixed_header()
-        }
+        };
+        let block = Arc::new(Block { header, transactions, withdrawals });
+        let hashes = parent.hashes().clone();
+        let turn = input.turn.clone();
+        Ok(Executed::new(Parts { block, turn, state, results, dropped, hashes, validators }))
     }
 }
 
@@ -319,7 +227,8 @@ pub(crate) fn fixed_header() -> Header {
     }
 }
 
-fn differing_field(a: &Header, b: &Header) -> &'static str {
+fn differing_field(given: &Block, expected: &Block) -> &'static str {
+    let (a, b) = (&given.header, &expected.header);
     match () {
         () if a.gas_used != b.gas_used => "wrong gas used",
         () if a.receipts_root != b.receipts_root || a.logs_bloom != b.logs_bloom => {
@@ -329,99 +238,106 @@ fn differing_field(a: &Header, b: &Header) -> &'static str {
         () if a.transactions_root != b.transactions_root => "wrong transactions root",
         () if a.base_fee_per_gas != b.base_fee_per_gas => "wrong base fee",
         () if a.gas_limit != b.gas_limit => "wrong gas limit",
+        () if a.parent_beacon_block_root != b.parent_beacon_block_root => "wrong validators",
+        () if a.requests_hash != b.requests_hash => "wrong next validators",
+        () if a.withdrawals_root != b.withdrawals_root || given.withdrawals != expected.withdrawals => {
+            "wrong rewards"
+        }
         () => "wrong fixed header field",
     }
 }
 
-/// The environment of a block.
-pub(crate) fn block_env(
-    number: u64,
-    timestamp: u64,
-    beneficiary: Address,
+/// A block being executed.
+pub(crate) struct Run {
+    pub(crate) evm: OgEvm<CacheDB<StateView>>,
     gas_limit: u64,
     base_fee: u64,
-) -> BlockEnv {
-    BlockEnv {
-        number: U256::from(number),
-        beneficiary,
-        timestamp: U256::from(timestamp),
-        gas_limit,
-        basefee: base_fee,
-        difficulty: U256::ZERO,
-        prevrandao: Some(B256::ZERO),
-        // Blob transactions are refused, but the opcode BLOBBASEFEE needs a value.
-        blob_excess_gas_and_price: Some(BlobExcessGasAndPrice { excess_blob_gas: 0, blob_gasprice: 1 }),
-        ..Default::default()
-    }
-}
-
-/// The configuration of the EVM.
-pub(crate) fn configure(cfg: &mut CfgEnv, chain_id: u64) {
-    cfg.chain_id = chain_id;
-    cfg.set_spec_and_mainnet_gas_params(SPEC);
-}
-
-/// A block being executed.
-struct Run {
-    db: CacheDB<StateView>,
-    env: BlockEnv,
-    chain_id: u64,
     gas_used: u64,
     results: Results,
 }
 
 impl Run {
-    /// Phase *pre*: opens the block on its parent's state.
-    fn start(params: ChainParams, parent: &Executed, timestamp: u64, beneficiary: Address) -> Self {
+    /// Phase *pre*: opens the block on its parent's state and makes the system calls.
+    pub(crate) fn start(ledger: &Ledger, parent: &Executed, input: &BlockInput) -> Result<Self, LedgerError> {
+        let params = &ledger.params;
         let base_fee = parent.next_base_fee();
-        Self {
-            db: CacheDB::new(parent.view()),
-            env: block_env(parent.number() + 1, timestamp, beneficiary, params.gas_limit, base_fee),
-            chain_id: params.chain_id,
-            gas_used: 0,
-            results: Results::default(),
-        }
+        let env = block_env(
+            parent.number() + 1,
+            input.timestamp,
+            input.beneficiary,
+            params.gas_limit,
+            base_fee,
+            input.randomness,
+        );
+        let mut evm = evm(CacheDB::new(parent.view()), params, ledger.genesis, env, |_| {});
+        let committee = parent.validators().commitment();
+        system::begin_block(&mut evm, params, parent.hash(), committee, &input.turn)?;
+        Ok(Self { evm, gas_limit: params.gas_limit, base_fee, gas_used: 0, results: Results::default() })
     }
 
     /// Phase *execute*: applies one transaction, or leaves the state as it was.
-    fn apply(&mut self, tx: &RecoveredTx) -> Result<(), LedgerError> {
-        if tx.tx().gas_limit() > self.env.gas_limit - self.gas_used {
+    pub(crate) fn apply(&mut self, tx: &RecoveredTx) -> Result<(), LedgerError> {
+        if tx.tx().gas_limit() > self.gas_limit - self.gas_used {
             return Err(LedgerError::GasLimit);
         }
-        let mut evm = Context::mainnet()
-            .with_db(&mut self.db)
-            .with_block(self.env.clone())
-            .modify_cfg_chained(|cfg| configure(cfg, self.chain_id))
-            .build_mainnet();
-        let done = evm.transact(tx.env()).map_err(evm_error)?;
-        let gas_used = done.result.tx_gas_used();
+        let done = self.evm.transact_commit(tx.env()).map_err(evm_error)?;
+        let gas_used = done.tx_gas_used();
         let created = match tx.tx().kind() {
-            alloy_primitives::TxKind::Create if done.result.is_success() => done.result.created_address(),
+            alloy_primitives::TxKind::Create if done.is_success() => done.created_address(),
             _ => None,
         };
-        let success = done.result.is_success();
-        let logs = done.result.into_logs();
-        self.db.commit(done.state);
         self.gas_used += gas_used;
-        let receipt = Receipt { status: success.into(), cumulative_gas_used: self.gas_used, logs };
+        let receipt = Receipt {
+            status: done.is_success().into(),
+            cumulative_gas_used: self.gas_used,
+            logs: done.into_logs(),
+        };
         self.results.receipts.push(envelope(tx.tx().tx_type(), receipt.into()));
         self.results.outcomes.push(TransactionOutcome {
             sender: tx.sender(),
             gas_used,
-            effective_gas_price: tx.tx().effective_gas_price(Some(self.env.basefee)),
+            effective_gas_price: tx.tx().effective_gas_price(Some(self.base_fee)),
             created,
         });
         Ok(())
     }
 
-    fn finish(self) -> (Results, Changes, u64) {
-        (self.results, collect(self.db), self.gas_used)
+    /// Ends the epoch when `number` is its last block: pays rewards and asks who votes next.
+    fn end_epoch(
+        &mut self,
+        params: &ChainParams,
+        parent: &Executed,
+        number: u64,
+    ) -> Result<(Vec<Withdrawal>, B256, Arc<ValidatorSet>), LedgerError> {
+        let now = parent.validators();
+        if number % params.epoch_blocks != params.epoch_blocks - 1 {
+            return Ok((vec![], EMPTY_REQUESTS_HASH, now.clone()));
+        }
+        let end = system::end_epoch(&mut self.evm, params, number)?;
+        for reward in &end.rewards {
+            let account = self.evm.ctx.journaled_state.database.load_account(reward.address)?;
+            account.info.balance = account.info.balance.saturating_add(reward.amount_wei());
+            if account.account_state != AccountState::StorageCleared {
+                account.account_state = AccountState::Touched;
+            }
+        }
+        let members = end.next.map_or_else(|| now.members.clone(), |set| set.members);
+        let next = ValidatorSet { epoch: number / params.epoch_blocks + 1, members };
+        let requests_hash = next.requests_hash();
+        // A set that goes on keeps its first epoch: only changes have to be proved.
+        let validators = if next.members == now.members { now.clone() } else { Arc::new(next) };
+        Ok((end.rewards, requests_hash, validators))
+    }
+
+    fn finish(self) -> Result<(Results, Changes, u64), LedgerError> {
+        Ok((self.results, collect(self.evm.ctx.journaled_state.database)?, self.gas_used))
     }
 }
 
 /// Reads the changes out of revm's cache, in order of address.
-pub(crate) fn collect(db: CacheDB<StateView>) -> Changes {
+pub(crate) fn collect(db: CacheDB<StateView>) -> Result<Changes, LedgerError> {
     let mut changes = Changes::default();
+    let state: &State = &db.db.state;
     for (address, account) in db.cache.accounts {
         let gone = match account.account_state {
             AccountState::None => continue,
@@ -429,29 +345,38 @@ pub(crate) fn collect(db: CacheDB<StateView>) -> Changes {
             // EIP-161: touched and empty means removed.
             AccountState::Touched | AccountState::StorageCleared => account.info.is_empty(),
         };
+        let before = state.account(&address)?;
+        if gone && before.is_none() {
+            continue;
+        }
         let info = (!gone).then_some((account.info.nonce, account.info.balance, account.info.code_hash));
         let cleared = account.account_state == AccountState::StorageCleared;
-        let view = &db.db.state;
         // The cache also holds slots that were only read.
-        let storage = account
-            .storage
-            .into_iter()
-            .filter(|(slot, value)| cleared || view.storage(address, *slot) != *value)
-            .collect();
-        if gone && view.account(&address).is_none() {
+        let mut storage = std::collections::BTreeMap::new();
+        for (slot, value) in account.storage {
+            let old = match &before {
+                Some(before) if !cleared => state.slot(before, slot)?,
+                _ => U256::ZERO,
+            };
+            if old != value {
+                storage.insert(slot, value);
+            }
+        }
+        let same = before.as_ref().map(|a| (a.nonce, a.balance, a.code_hash)) == info;
+        if same && !cleared && storage.is_empty() {
             continue;
         }
         changes.accounts.insert(address, AccountChange { info, cleared, storage });
     }
     for (hash, code) in db.cache.contracts {
-        if !code.is_empty() && db.db.state.code_by_hash(&hash).is_none() {
+        if !code.is_empty() && state.code_by_hash(&hash)?.is_none() {
             changes.codes.insert(hash, code.original_bytes());
         }
     }
-    changes
+    Ok(changes)
 }
 
-fn envelope(kind: TxType, receipt: ReceiptWithBloom<Receipt>) -> ReceiptEnvelope {
+pub(crate) fn envelope(kind: TxType, receipt: ReceiptWithBloom<Receipt>) -> ReceiptEnvelope {
     match kind {
         TxType::Legacy => ReceiptEnvelope::Legacy(receipt),
         TxType::Eip2930 => ReceiptEnvelope::Eip2930(receipt),
@@ -459,15 +384,4 @@ fn envelope(kind: TxType, receipt: ReceiptWithBloom<Receipt>) -> ReceiptEnvelope
         TxType::Eip4844 => ReceiptEnvelope::Eip4844(receipt),
         TxType::Eip7702 => ReceiptEnvelope::Eip7702(receipt),
     }
-}
-
-/// The EVM's refusal in geth's words, where it has one.
-pub(crate) fn evm_error(error: EVMError<Infallible>) -> LedgerError {
-    LedgerError::Call(match error {
-        EVMError::Transaction(InvalidTransaction::LackOfFundForMaxFee { fee, balance }) => {
-            format!("insufficient funds for gas * price + value: have {balance} want {fee}")
-        }
-        EVMError::Transaction(e) => e.to_string(),
-        other => format!("{other:?}"),
-    })
 }

@@ -1,25 +1,30 @@
 use crate::{
     Block, ChainParams, Executed, LedgerError,
-    execute::{Results, StateView, block_env, collect, configure, evm_error, fixed_header},
+    block::Turn,
+    evm::{StateView, block_env, evm, evm_error},
+    execute::{collect, fixed_header},
+    executed::{Parts, Results},
     state::{AccountChange, Changes, State},
 };
 use alloy_consensus::Header;
+use alloy_eips::{
+    eip2935::{HISTORY_STORAGE_ADDRESS, HISTORY_STORAGE_CODE},
+    eip4788::{BEACON_ROOTS_ADDRESS, BEACON_ROOTS_CODE},
+};
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256, address, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;
 use imbl::OrdMap;
-use revm::{
-    Context, DatabaseCommit as _, ExecuteEvm as _, MainBuilder as _, MainContext as _, context::TxEnv,
-    database::CacheDB, primitives::TxKind,
-};
+use revm::{ExecuteCommitEvm as _, context::TxEnv, database::CacheDB, primitives::TxKind};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
+use types::NetworkConfig;
 
 /// The account that deploys the system contracts in the genesis block. Nobody has its key: the address is not
 /// derived from one, and the account is left without balance.
 pub const SYSTEM_DEPLOYER: Address = address!("00000000000000000000000000000000000000f9");
 
-/// Gas for one deployment in the genesis block.
-const DEPLOYMENT_GAS: u64 = 16_000_000;
+/// Gas for one deployment in the genesis block. Nobody has to wait for it, so the limits for transactions do not hold.
+const DEPLOYMENT_GAS: u64 = 1_000_000_000;
 
 /// An account that exists from the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,8 +73,14 @@ pub struct Genesis {
 
 impl Genesis {
     /// The rules of this chain.
-    pub fn params(&self) -> ChainParams {
-        ChainParams { chain_id: self.chain_id, gas_limit: self.gas_limit }
+    pub fn params(&self, network: &NetworkConfig) -> ChainParams {
+        let staking = network.contracts.staking;
+        ChainParams {
+            chain_id: self.chain_id,
+            gas_limit: self.gas_limit,
+            epoch_blocks: network.epoch_blocks,
+            staking: (!staking.is_zero()).then_some(staking),
+        }
     }
 
     /// Address of the contract deployed as number `index`.
@@ -77,13 +88,15 @@ impl Genesis {
         SYSTEM_DEPLOYER.create(index)
     }
 
-    /// Executes the genesis block; `commitment` (of the network's configuration) becomes its `extraData`.
+    /// Executes the genesis block. Its `extraData` commits to the network's configuration.
     ///
     /// # Errors
     /// [`LedgerError::Genesis`] when a constructor fails.
-    pub fn execute(&self, commitment: B256) -> Result<Executed, LedgerError> {
+    pub fn execute(&self, network: &NetworkConfig) -> Result<Executed, LedgerError> {
         let mut alloc = Changes::default();
-        for (address, account) in &self.alloc {
+        let system = [(HISTORY_STORAGE_ADDRESS, &HISTORY_STORAGE_CODE), (BEACON_ROOTS_ADDRESS, &BEACON_ROOTS_CODE)]
+            .map(|(address, code)| (address, GenesisAccount { nonce: 1, code: code.clone(), ..Default::default() }));
+        for (address, account) in self.alloc.iter().chain(system.iter().map(|(a, c)| (a, c))) {
             let code_hash = if account.code.is_empty() { KECCAK256_EMPTY } else { keccak256(&account.code) };
             if code_hash != KECCAK256_EMPTY {
                 alloc.codes.insert(code_hash, account.code.clone());
@@ -95,36 +108,42 @@ impl Genesis {
             };
             alloc.accounts.insert(*address, change);
         }
-        let state = self.deploy(State::default().apply(&alloc))?;
+        let state = self.deploy(network, State::default().apply(&alloc)?.0)?;
         let header = Header {
             state_root: state.root(),
             transactions_root: EMPTY_ROOT_HASH,
             receipts_root: EMPTY_ROOT_HASH,
             gas_limit: self.gas_limit,
             timestamp: self.timestamp,
-            extra_data: Bytes::copy_from_slice(commitment.as_slice()),
+            extra_data: Bytes::copy_from_slice(network.commitment().as_slice()),
             base_fee_per_gas: Some(self.base_fee),
             ..fixed_header()
         };
-        let block = Arc::new(Block { header, transactions: vec![] });
-        let changes = whole(&state);
-        Ok(Executed::new(block, state, Results::default(), changes, OrdMap::new()))
+        Ok(Executed::new(Parts {
+            block: Arc::new(Block { header, transactions: vec![], withdrawals: vec![] }),
+            turn: Turn::default(),
+            state,
+            results: Results::default(),
+            dropped: vec![],
+            hashes: OrdMap::new(),
+            validators: Arc::new(network.first_set()),
+        }))
     }
 
-    fn deploy(&self, state: State) -> Result<State, LedgerError> {
-        let mut db = CacheDB::new(StateView { state, hashes: OrdMap::new() });
+    fn deploy(&self, network: &NetworkConfig, state: State) -> Result<State, LedgerError> {
+        let params = self.params(network);
+        let env = block_env(0, self.timestamp, Address::ZERO, DEPLOYMENT_GAS, 0, B256::ZERO);
+        let db = CacheDB::new(StateView { state: state.clone(), hashes: OrdMap::new() });
+        // The genesis hash does not exist yet; no constructor needs it.
+        let mut evm = evm(db, &params, B256::ZERO, env, |cfg| {
+            cfg.disable_base_fee = true;
+            cfg.tx_gas_limit_cap = Some(u64::MAX);
+            cfg.limit_contract_initcode_size = Some(usize::MAX);
+        });
         for (index, deployment) in self.deployments.iter().enumerate() {
             let failed = |why: String| LedgerError::Genesis(format!("deploying {}: {why}", deployment.name));
-            let mut evm = Context::mainnet()
-                .with_db(&mut db)
-                .with_block(block_env(0, self.timestamp, Address::ZERO, DEPLOYMENT_GAS, 0))
-                .modify_cfg_chained(|cfg| {
-                    configure(cfg, self.chain_id);
-                    cfg.disable_base_fee = true;
-                })
-                .build_mainnet();
             let done = evm
-                .transact(TxEnv {
+                .transact_commit(TxEnv {
                     caller: SYSTEM_DEPLOYER,
                     gas_limit: DEPLOYMENT_GAS,
                     kind: TxKind::Create,
@@ -134,34 +153,11 @@ impl Genesis {
                     ..Default::default()
                 })
                 .map_err(|e| failed(evm_error(e).to_string()))?;
-            if !done.result.is_success() {
-                return Err(failed(format!("the constructor failed: {:?}", done.result)));
+            if !done.is_success() {
+                return Err(failed(format!("the constructor failed: {done:?}")));
             }
-            assert_eq!(
-                done.result.created_address(),
-                Some(Self::deployment_address(index as u64)),
-                "CREATE address"
-            );
-            db.commit(done.state);
+            assert_eq!(done.created_address(), Some(Self::deployment_address(index as u64)), "CREATE address");
         }
-        let before = db.db.state.clone();
-        Ok(before.apply(&collect(db)))
+        Ok(state.apply(&collect(evm.ctx.journaled_state.database)?)?.0)
     }
-}
-
-/// A whole state as changes to the empty one.
-fn whole(state: &State) -> Changes {
-    let mut changes = Changes::default();
-    for (address, account) in state.accounts() {
-        let change = AccountChange {
-            info: Some((account.nonce, account.balance, account.code_hash)),
-            cleared: true,
-            storage: account.storage.iter().map(|(k, v)| (*k, *v)).collect(),
-        };
-        changes.accounts.insert(*address, change);
-        if let Some(code) = state.code_by_hash(&account.code_hash) {
-            changes.codes.insert(account.code_hash, code);
-        }
-    }
-    changes
 }

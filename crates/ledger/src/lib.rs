@@ -11,27 +11,40 @@
 //! **Guarantees.** Same parent and same block give the same result everywhere: no clock, socket, randomness, float or
 //! hash-map order is used. A block whose header differs in any field from what execution gives is refused.
 //!
-//! **Not done yet.** The state root costs O(accounts) a block; EIP-4788 and EIP-2935 system calls are not made; blob
-//! transactions are refused.
+//! **Not done yet.** Blob transactions are refused: there is no place for blobs.
 //!
 //! **What you may not do here.** Use tokio, the clock, sockets, consensus or the engine.
 
 mod block;
 mod error;
+mod evm;
 mod execute;
+mod executed;
 mod genesis;
 mod mempool;
 mod query;
+mod simulate;
+mod staking;
 mod state;
 mod store;
+mod sync;
+mod system;
+mod trace;
+mod trie;
 mod tx;
 
-pub use block::{Block, MAX_BLOCK_BYTES};
+pub use block::{Block, MAX_BLOCK_BYTES, MISSED_MAX, Turn};
 pub use error::LedgerError;
-pub use execute::{BlockInput, ChainParams, Executed, Ledger, TransactionOutcome};
+pub use evm::{EQUIVOCATION_PRECOMPILE, POSSESSION_PRECOMPILE};
+pub use execute::{BlockInput, ChainParams, Known, Ledger, TransactionOutcome};
+pub use executed::Executed;
 pub use genesis::{Deployment, Genesis, GenesisAccount, SYSTEM_DEPLOYER};
-pub use mempool::Mempool;
-pub use query::{CallOutcome, CallRequest};
+pub use mempool::{Mempool, Standing};
+pub use query::{CallOutcome, Overrides};
+pub use simulate::Simulated;
+pub use staking::{StakingRules, staking_deployment};
 pub use state::{Account, AccountProof, State, StorageProof};
-pub use store::Store;
+pub use store::{BlockRange, FLUSH_BLOCKS, Flush, Retention, SNAPSHOT_BLOCKS, Store};
+pub use sync::{Anchor, Cursor, Import, Part};
+pub use trace::Replay;
 pub use tx::{MAX_TX_BYTES, RecoveredTx};

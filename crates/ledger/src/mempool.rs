@@ -1,9 +1,9 @@
-use crate::{Executed, LedgerError, RecoveredTx, execute::SPEC};
+use crate::{Executed, LedgerError, RecoveredTx, evm::SPEC};
 use alloy_consensus::Transaction as _;
 use alloy_primitives::{Address, B256, U256};
 use revm::context_interface::cfg::gas::calculate_initial_tx_gas_for_tx;
 use std::{
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
     sync::Arc,
 };
 
@@ -13,17 +13,38 @@ const PER_SENDER_MAX: usize = 64;
 const COUNT_MAX: usize = 20_000;
 /// Most bytes in all (64 MiB).
 const BYTES_MAX: usize = 64 << 20;
+/// Blocks after which a transaction that could not be executed is forgotten (three hours at 250 ms).
+const LIFETIME_BLOCKS: u64 = 43_200;
 /// Smallest fee cap, in wei.
 const FEE_CAP_MIN: u128 = 1;
 /// Percent by which a replacement must raise fee cap and tip.
 const REPLACEMENT_PERCENT: u128 = 10;
 
-/// Transactions that wait for a block: one queue of nonces a sender. Plain data, bounded in count and bytes.
+/// Transactions that wait for a block: one queue of nonces a sender. Plain data, bounded in count, bytes and age.
 #[derive(Debug, Default)]
 pub struct Mempool {
-    by_sender: BTreeMap<Address, BTreeMap<u64, Arc<RecoveredTx>>>,
+    by_sender: BTreeMap<Address, BTreeMap<u64, Waiting>>,
     by_hash: HashMap<B256, Arc<RecoveredTx>>,
+    /// Cheapest first; the hash breaks ties.
+    by_price: BTreeSet<(u128, B256)>,
+    /// By the block at which they came.
+    by_age: BTreeSet<(u64, B256)>,
     bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Waiting {
+    tx: Arc<RecoveredTx>,
+    since: u64,
+}
+
+/// Where a waiting transaction stands, as in geth's `txpool_` methods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// All nonces before it are used or wait too.
+    Pending,
+    /// A nonce before it is missing.
+    Queued,
 }
 
 impl Mempool {
@@ -40,6 +61,21 @@ impl Mempool {
     /// The transaction with this hash.
     pub fn get(&self, hash: &B256) -> Option<Arc<RecoveredTx>> {
         self.by_hash.get(hash).cloned()
+    }
+
+    /// All transactions with where they stand, by sender and nonce.
+    pub fn all(&self) -> Vec<(Standing, Arc<RecoveredTx>)> {
+        let mut out = Vec::with_capacity(self.len());
+        for queue in self.by_sender.values() {
+            // The first one waits for nothing but a block, unless it came too early; `next` says what would follow.
+            let mut next = queue.values().next().map(|w| w.tx.tx().nonce());
+            for (nonce, waiting) in queue {
+                let standing = if next == Some(*nonce) { Standing::Pending } else { Standing::Queued };
+                next = next.filter(|n| n == nonce).map(|n| n + 1);
+                out.push((standing, waiting.tx.clone()));
+            }
+        }
+        out
     }
 
     /// The nonce after the last of an unbroken run of waiting transactions of `address`, if any waits.
@@ -60,11 +96,14 @@ impl Mempool {
         if self.by_hash.contains_key(&tx.hash()) {
             return Err(LedgerError::AlreadyKnown);
         }
-        check(&tx, head)?;
         let sender = tx.sender();
         let nonce = tx.tx().nonce();
         let queue = self.by_sender.get(&sender);
-        let replaced = queue.and_then(|q| q.get(&nonce)).cloned();
+        let replaced = queue.and_then(|q| q.get(&nonce)).map(|w| w.tx.clone());
+        // One balance pays for all that a sender has waiting.
+        let others = queue.into_iter().flat_map(BTreeMap::iter).filter(|(n, _)| **n != nonce);
+        let reserved = others.fold(U256::ZERO, |sum, (_, w)| sum.saturating_add(cost(&w.tx)));
+        check(&tx, head, reserved)?;
         match &replaced {
             Some(old) if !outbids(&tx, old) => return Err(LedgerError::ReplacementUnderpriced),
             Some(_) => {}
@@ -80,26 +119,32 @@ impl Mempool {
         }
         self.bytes += tx.raw_len();
         self.by_hash.insert(tx.hash(), tx.clone());
-        self.by_sender.entry(sender).or_default().insert(nonce, tx);
+        self.by_price.insert((tx.tx().max_fee_per_gas(), tx.hash()));
+        let since = head.number();
+        self.by_age.insert((since, tx.hash()));
+        self.by_sender.entry(sender).or_default().insert(nonce, Waiting { tx, since });
         Ok(())
     }
 
-    /// Evicts the sender's tail that pays least until `tx` fits, if `tx` pays more.
+    /// Evicts what pays least until `tx` fits, if `tx` pays more.
     fn make_room(&mut self, tx: &RecoveredTx) -> Result<(), LedgerError> {
         while self.len() >= COUNT_MAX || self.bytes + tx.raw_len() > BYTES_MAX {
-            let cheapest = self
-                .by_sender
-                .values()
-                .filter_map(|q| q.values().next_back())
-                .min_by_key(|t| (t.tx().max_fee_per_gas(), t.hash()))
-                .cloned()
-                .ok_or(LedgerError::PoolFull)?;
-            if cheapest.tx().max_fee_per_gas() >= tx.tx().max_fee_per_gas() {
-                return Err(LedgerError::PoolFull);
-            }
-            self.remove(&cheapest);
+            let (price, hash) = *self.by_price.first().ok_or(LedgerError::PoolFull)?;
+            let cheapest = self.get(&hash).filter(|c| price < tx.tx().max_fee_per_gas() && c.sender() != tx.sender());
+            let cheapest = cheapest.ok_or(LedgerError::PoolFull)?;
+            self.evict(&cheapest);
         }
         Ok(())
+    }
+
+    /// Removes a transaction and those of its sender that wait for it.
+    fn evict(&mut self, tx: &RecoveredTx) {
+        let nonce = tx.tx().nonce();
+        let after = self.by_sender.get(&tx.sender()).into_iter().flat_map(|q| q.range(nonce..));
+        let gone: Vec<_> = after.map(|(_, w)| w.tx.clone()).collect();
+        for tx in gone {
+            self.remove(&tx);
+        }
     }
 
     fn remove(&mut self, tx: &RecoveredTx) {
@@ -107,9 +152,12 @@ impl Mempool {
             return;
         }
         self.bytes -= tx.raw_len();
+        self.by_price.remove(&(tx.tx().max_fee_per_gas(), tx.hash()));
         let sender = tx.sender();
         if let Some(queue) = self.by_sender.get_mut(&sender) {
-            queue.remove(&tx.tx().nonce());
+            if let Some(waiting) = queue.remove(&tx.tx().nonce()) {
+                self.by_age.remove(&(waiting.since, tx.hash()));
+            }
             if queue.is_empty() {
                 self.by_sender.remove(&sender);
             }
@@ -118,13 +166,16 @@ impl Mempool {
 
     /// The transactions to try on `parent`: nonces of one sender in order, the highest tip first among senders, ties by hash;
     /// stops at a block's worth of gas.
-    pub fn best(&self, parent: &Executed) -> Vec<Arc<RecoveredTx>> {
+    ///
+    /// # Errors
+    /// [`LedgerError::Store`] when the state cannot be read.
+    pub fn best(&self, parent: &Executed) -> Result<Vec<Arc<RecoveredTx>>, LedgerError> {
         let base_fee = parent.next_base_fee();
         let mut heap = BinaryHeap::new();
         let mut queues = Vec::new();
         for (sender, queue) in &self.by_sender {
-            let first = parent.state().nonce(*sender);
-            let run: Vec<_> = (first..).map_while(|n| queue.get(&n)).cloned().collect();
+            let first = parent.state().nonce(*sender)?;
+            let run: Vec<_> = (first..).map_while(|n| queue.get(&n)).map(|w| w.tx.clone()).collect();
             push_next(&mut heap, queues.len(), &run, 0, base_fee);
             queues.push(run);
         }
@@ -139,22 +190,36 @@ impl Mempool {
             out.push(tx.clone());
             push_next(&mut heap, queue, &queues[queue], position + 1, base_fee);
         }
-        out
+        Ok(out)
     }
 
-    /// Forgets what `executed` made obsolete.
-    pub fn on_committed(&mut self, executed: &Executed) {
-        let stale: Vec<_> = self
-            .by_sender
-            .iter()
-            .flat_map(|(sender, queue)| {
-                let next = executed.state().nonce(*sender);
-                queue.range(..next).map(|(_, tx)| tx.clone())
-            })
-            .collect();
-        for tx in stale {
+    /// Forgets what `executed` made obsolete, and what has waited too long.
+    ///
+    /// # Errors
+    /// [`LedgerError::Store`] when the state cannot be read.
+    pub fn on_committed(&mut self, executed: &Executed) -> Result<(), LedgerError> {
+        let mut touched = BTreeSet::new();
+        for tx in &executed.block().transactions {
+            if let Some(known) = self.get(tx.tx_hash()) {
+                touched.insert(known.sender());
+            }
+            // A delegation raises the nonce of who signed it (EIP-7702).
+            touched.extend(tx.authorization_list().unwrap_or_default().iter().filter_map(|a| a.recover_authority().ok()));
+        }
+        touched.extend(executed.outcomes().iter().map(|o| o.sender));
+        let mut gone = Vec::new();
+        for sender in touched {
+            let next = executed.state().nonce(sender)?;
+            let queue = self.by_sender.get(&sender);
+            gone.extend(queue.into_iter().flat_map(|q| q.range(..next)).map(|(_, w)| w.tx.clone()));
+        }
+        let oldest = executed.number().saturating_sub(LIFETIME_BLOCKS);
+        let old = self.by_age.range(..(oldest, B256::ZERO)).filter_map(|(_, hash)| self.get(hash));
+        gone.extend(old);
+        for tx in gone {
             self.remove(&tx);
         }
+        Ok(())
     }
 }
 
@@ -182,7 +247,14 @@ fn outbids(new: &RecoveredTx, old: &RecoveredTx) -> bool {
     raised(new.tx().max_fee_per_gas(), old.tx().max_fee_per_gas()) && raised(tip(new), tip(old))
 }
 
-fn check(tx: &RecoveredTx, head: &Executed) -> Result<(), LedgerError> {
+/// Most wei that a transaction can take from its sender.
+fn cost(tx: &RecoveredTx) -> U256 {
+    let t = tx.tx();
+    U256::from(t.max_fee_per_gas()).saturating_mul(U256::from(t.gas_limit())).saturating_add(t.value())
+}
+
+/// Checks `tx` against the newest state; `reserved` wei of its sender pay for other transactions.
+fn check(tx: &RecoveredTx, head: &Executed, reserved: U256) -> Result<(), LedgerError> {
     let t = tx.tx();
     let address = tx.sender();
     if t.gas_limit() > head.header().gas_limit {
@@ -199,16 +271,16 @@ fn check(tx: &RecoveredTx, head: &Executed) -> Result<(), LedgerError> {
     if t.gas_limit() < want {
         return Err(LedgerError::IntrinsicGas { have: t.gas_limit(), want });
     }
-    let state = head.state().nonce(address);
+    let account = head.state().account(&address)?.unwrap_or_default();
+    let state = account.nonce;
     if t.nonce() < state {
         return Err(LedgerError::NonceTooLow { address, tx: t.nonce(), state });
     }
     if t.nonce() >= state + PER_SENDER_MAX as u64 {
         return Err(LedgerError::NonceTooHigh { address, tx: t.nonce(), state });
     }
-    let have = head.state().balance(address);
-    let fee = U256::from(t.max_fee_per_gas()).saturating_mul(U256::from(t.gas_limit()));
-    let want = fee.saturating_add(t.value());
+    let want = cost(tx).saturating_add(reserved);
+    let have = account.balance;
     if have < want {
         return Err(LedgerError::InsufficientFunds { address, have, want });
     }

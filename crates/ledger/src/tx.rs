@@ -61,6 +61,11 @@ impl RecoveredTx {
         self.hash
     }
 
+    /// Its EIP-2718 encoding.
+    pub fn raw(&self) -> Vec<u8> {
+        self.tx.encoded_2718()
+    }
+
     /// Length of its EIP-2718 encoding in bytes.
     pub fn raw_len(&self) -> usize {
         self.raw_len

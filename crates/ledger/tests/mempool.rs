@@ -3,25 +3,15 @@
 
 mod wallet;
 
-use alloy_primitives::{Address, B256, Bytes, U256};
-use ledger::{BlockInput, Executed, Genesis, GenesisAccount, Ledger, LedgerError, Mempool, RecoveredTx};
-use std::{collections::BTreeMap, sync::Arc};
-use wallet::{CHAIN_ID, Kind, Wallet};
+use alloy_primitives::{Address, Bytes, U256};
+use ledger::{Executed, Ledger, LedgerError, Mempool, RecoveredTx, Standing};
+use std::sync::Arc;
+use wallet::{CHAIN_ID, Kind, Wallet, input};
 
 const TO: Address = Address::repeat_byte(0xaa);
 
 fn start() -> (Ledger, Executed) {
-    let account = GenesisAccount { balance: U256::from(10).pow(U256::from(20)), ..Default::default() };
-    let alloc: BTreeMap<_, _> = (0..4).map(|i| (Wallet::new(i).address(), account.clone())).collect();
-    let genesis = Genesis {
-        chain_id: CHAIN_ID,
-        timestamp: 0,
-        gas_limit: 30_000_000,
-        base_fee: 1_000_000_000,
-        alloc,
-        deployments: vec![],
-    };
-    (Ledger::new(genesis.params()), genesis.execute(B256::ZERO).unwrap())
+    wallet::start(U256::from(10).pow(U256::from(20)))
 }
 
 fn recovered(raw: &Bytes) -> Arc<RecoveredTx> {
@@ -47,17 +37,16 @@ fn the_best_tip_goes_first_and_nonces_stay_in_order() {
     for tx in [&a[2], &c, &a[0], &b] {
         pool.insert(tx.clone(), &head).unwrap();
     }
-    let order = |pool: &Mempool| pool.best(&head).iter().map(|t| t.hash()).collect::<Vec<_>>();
+    let order = |pool: &Mempool| pool.best(&head).unwrap().iter().map(|t| t.hash()).collect::<Vec<_>>();
     assert_eq!(order(&pool), [b.hash(), c.hash(), a[0].hash()]);
     assert_eq!(pool.pending_nonce(wallets[0].address()), Some(1));
     pool.insert(a[1].clone(), &head).unwrap();
     assert_eq!(order(&pool), [b.hash(), c.hash(), a[0].hash(), a[1].hash(), a[2].hash()]);
     assert_eq!(pool.pending_nonce(wallets[0].address()), Some(3));
 
-    let input = BlockInput { timestamp: 1, seal: B256::ZERO, beneficiary: Address::ZERO };
-    let next = ledger.build(&head, input, pool.best(&head)).unwrap();
+    let next = ledger.build(&head, &input(&head), pool.best(&head).unwrap()).unwrap();
     assert_eq!(next.block().transactions.len(), 5);
-    pool.on_committed(&next);
+    pool.on_committed(&next).unwrap();
     assert!(pool.is_empty());
     assert!(matches!(pool.insert(a[0].clone(), &next), Err(LedgerError::NonceTooLow { .. })));
 }
@@ -78,7 +67,7 @@ fn a_replacement_must_pay_a_tenth_more() {
     let new = with(cap * 11 / 10, 110);
     pool.insert(new.clone(), &head).unwrap();
     assert_eq!((pool.len(), pool.get(&old.hash()).is_none()), (1, true));
-    assert_eq!(pool.best(&head)[0].hash(), new.hash());
+    assert_eq!(pool.best(&head).unwrap()[0].hash(), new.hash());
 }
 
 #[test]
@@ -136,4 +125,65 @@ fn one_sender_cannot_fill_the_pool() {
     assert!(matches!(pool.insert(transfer(&mut wallet), &head), Err(LedgerError::NonceTooHigh { .. })));
     pool.insert(transfer(&mut Wallet::new(1)), &head).unwrap();
     assert_eq!(pool.len(), 65);
+}
+
+#[test]
+fn one_balance_pays_for_all_that_waits() {
+    let (_, head) = start();
+    let mut pool = Mempool::default();
+    let mut wallet = Wallet::new(0);
+    let most = U256::from(10).pow(U256::from(20)) * U256::from(9) / U256::from(10);
+    pool.insert(recovered(&wallet.transfer(Kind::Dynamic, TO, most)), &head).unwrap();
+    let second = recovered(&wallet.transfer(Kind::Dynamic, TO, most));
+    assert!(matches!(pool.insert(second, &head), Err(LedgerError::InsufficientFunds { .. })));
+}
+
+#[test]
+fn what_waits_too_long_is_forgotten_and_gaps_are_told() {
+    let (ledger, head) = start();
+    let mut pool = Mempool::default();
+    let mut wallet = Wallet::new(0);
+    let first = transfer(&mut wallet);
+    let gap = transfer(&mut wallet.with_nonce(5));
+    pool.insert(first.clone(), &head).unwrap();
+    pool.insert(gap.clone(), &head).unwrap();
+    let standing: Vec<_> = pool.all().into_iter().map(|(s, tx)| (s, tx.hash())).collect();
+    assert_eq!(standing, [(Standing::Pending, first.hash()), (Standing::Queued, gap.hash())]);
+    // The first one is executed; the other one stays.
+    let next = ledger.build(&head, &input(&head), pool.best(&head).unwrap()).unwrap();
+    pool.on_committed(&next).unwrap();
+    assert_eq!(pool.all().len(), 1);
+}
+
+#[test]
+fn a_full_pool_drops_what_pays_least_and_stays_bounded() {
+    let (_, head) = {
+        let mut genesis = wallet::genesis(U256::from(10).pow(U256::from(20)));
+        let account = genesis.alloc.values().next().unwrap().clone();
+        for i in 0..400 {
+            genesis.alloc.insert(Wallet::numbered(i).address(), account.clone());
+        }
+        let network = wallet::network(1000);
+        let executed = genesis.execute(&network).unwrap();
+        (Ledger::new(genesis.params(&network), executed.hash()), executed)
+    };
+    let mut pool = Mempool::default();
+    let mut cheap = vec![];
+    for i in 0..400 {
+        let mut wallet = Wallet { fee_cap: 2_000_000_000 + u128::from(i), ..Wallet::numbered(i) };
+        for _ in 0..50 {
+            let tx = transfer(&mut wallet);
+            cheap.push(tx.hash());
+            pool.insert(tx, &head).unwrap();
+        }
+    }
+    assert_eq!(pool.len(), 20_000);
+    let poor = transfer(&mut Wallet { fee_cap: 1_000_000_000, tip: 1, ..Wallet::new(0) });
+    assert!(matches!(pool.insert(poor, &head), Err(LedgerError::PoolFull)));
+    let rich = transfer(&mut Wallet::new(1));
+    pool.insert(rich.clone(), &head).unwrap();
+    assert!(pool.get(&rich.hash()).is_some());
+    assert!(pool.len() <= 20_000);
+    // A sender's later transactions go with the one they wait for.
+    assert!(pool.get(&cheap[0]).is_none() || pool.get(&cheap[49]).is_none());
 }

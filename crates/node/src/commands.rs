@@ -29,6 +29,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<bool> {
     match cli.command {
         Command::Devnet(args) => run_devnet(&args).await.map(|()| true),
         Command::Node(args) => run_node(args).await.map(|()| true),
+        Command::Validator { command } => crate::validator_commands::run(command).await.map(|()| true),
         Command::Proxy(args) => run_proxy(args).await.map(|()| true),
         Command::Chat(args) => chat(args).await.map(|()| true),
         Command::Receipt { command } => receipt(command).await.map(|()| true),
@@ -40,7 +41,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<bool> {
 }
 
 /// Resolves on Ctrl-C or SIGTERM.
-async fn stop_signal() -> anyhow::Result<()> {
+pub(crate) async fn stop_signal() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate())?;
     tokio::select! {

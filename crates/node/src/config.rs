@@ -1,7 +1,7 @@
 //! The settings file: one TOML file, whose keys are the names of flags. Flags win over variables, variables over the file.
 
 use crate::cli::{Cli, PROXY_URL};
-use crate::cli::{Command, ReceiptCommand};
+use crate::cli::{Command, ReceiptCommand, ValidatorCommand};
 use anyhow::Context as _;
 use serde::Deserialize;
 
@@ -43,6 +43,14 @@ pub(crate) fn apply(mut cli: Cli) -> anyhow::Result<Cli> {
             fill(proxy, PROXY_URL, settings.proxy);
         }
         Command::Verify(a) => a.network = a.network.or(settings.network),
+        Command::Validator { command } => match command {
+            ValidatorCommand::Register(a) => fill(&mut a.staking.rpc, RPC_URL, settings.rpc),
+            ValidatorCommand::Exit(a) | ValidatorCommand::Withdraw(a) | ValidatorCommand::Unjail(a) => {
+                fill(&mut a.rpc, RPC_URL, settings.rpc);
+            }
+            ValidatorCommand::Status(a) => fill(&mut a.rpc, RPC_URL, settings.rpc),
+            ValidatorCommand::Init(_) | ValidatorCommand::Genesis(_) | ValidatorCommand::Run(_) => {}
+        },
         Command::Devnet(_) | Command::Bench { .. } => {}
     }
     Ok(cli)

@@ -1,20 +1,19 @@
 //! A whole network in one process, with real parts: consensus over encrypted TCP, one ledger a validator, staked nodes, proxy.
 
 use crate::{
-    chain_port::ChainPort,
     cli::DevnetArgs,
     files,
-    genesis::{self, COIN, dev_keys},
+    genesis::{self, COIN, NewNetwork, dev_keys},
+    network_file::{NetworkFile, Peer},
     node::{self, Node, NodeConfig},
     proxy::{self, RunningProxy},
+    validator::{self, Keys, Running, Setup},
 };
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use api::rpc::RpcConfig;
 use client::proxy::ProxyConfig;
-use consensus::{Chain, Validator, ValidatorConfig, ValidatorSecret};
 use engine::{Engine, EngineConfig, Model};
-use ledger::{Genesis, Store};
-use serde::{Deserialize, Serialize};
+use ledger::Retention;
 use serde_json::{Value, json};
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -22,7 +21,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use types::{B256, NetworkConfig, U256, signing};
+use types::{B256, U256, signing};
 
 /// Longest time until the first block.
 const FIRST_BLOCK_MAX: Duration = Duration::from_secs(15);
@@ -39,18 +38,9 @@ pub(crate) struct Devnet {
     pub(crate) about: Value,
     proxy: Option<RunningProxy>,
     nodes: Vec<Node>,
-    servers: Vec<api::rpc::RpcServer>,
-    validators: Vec<Validator>,
-    chains: Vec<Arc<Chain>>,
+    validators: Vec<Running>,
     /// Removes the folder at the end when nobody asked to keep it.
     _temporary: Option<tempfile::TempDir>,
-}
-
-/// What `network.json` in the data folder holds.
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    network: NetworkConfig,
-    genesis: Genesis,
 }
 
 /// The sockets of all servers, bound before anything else starts.
@@ -108,23 +98,35 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
     let dir = args.data.clone().or_else(|| temporary.as_ref().map(|t| t.path().to_owned()));
     let dir = dir.context("no data folder")?;
     files::private_dir(&dir)?;
-    let secrets = validator_secrets(&dir, args)?;
-    let saved = load_or_create(&dir, args, &secrets)?;
+    let keys: Vec<_> =
+        (0..usize::from(args.validators)).map(|i| Keys::open(&validator_dir(&dir, i))).collect::<Result<_, _>>()?;
+    let file = load_or_create(&dir, args, &keys)?;
 
     let mut devnet = Devnet {
         about: Value::Null,
         proxy: None,
         nodes: vec![],
-        servers: vec![],
         validators: vec![],
-        chains: vec![],
         _temporary: temporary,
     };
-    devnet.start_validators(&dir, &saved, secrets, &sockets.p2p)?;
     let rpc_urls = sockets.rpc.iter().map(url).collect::<anyhow::Result<Vec<_>>>()?;
-    for (listener, chain) in sockets.rpc.into_iter().zip(&devnet.chains) {
-        let port = Arc::new(ChainPort(chain.clone()));
-        devnet.servers.push(api::rpc::serve(listener, port, RpcConfig::default())?);
+    let peers: Vec<_> = keys
+        .iter()
+        .zip(&sockets.p2p)
+        .map(|(k, address)| Peer { key: k.validator.peer(), address: *address })
+        .collect();
+    for (i, (keys, rpc)) in keys.into_iter().zip(sockets.rpc).enumerate() {
+        let setup = Setup {
+            dir: validator_dir(&dir, i),
+            keys,
+            listen: sockets.p2p[i],
+            announce: sockets.p2p[i],
+            peers: peers.clone(),
+            retention: Retention::Full,
+            rpc,
+            rpc_config: RpcConfig::default(),
+        };
+        devnet.validators.push(validator::start(setup, &file).with_context(|| format!("validator {i}"))?);
     }
     devnet.wait_for_blocks().await?;
     let node_urls = sockets.nodes.iter().map(url).collect::<anyhow::Result<Vec<_>>>()?;
@@ -142,9 +144,9 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
         .iter()
         .map(|k| json!({"address": k.address.to_string(), "private_key": k.secret}))
         .collect();
-    let c = saved.network.contracts;
+    let c = file.network.contracts;
     devnet.about = json!({
-        "chain_id": saved.network.chain_id,
+        "chain_id": file.network.chain_id,
         "network": devnet.genesis(),
         "rpc_url": rpc_urls[0],
         "rpc_urls": rpc_urls,
@@ -155,7 +157,7 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
         "keys": keys,
         "contracts": {
             "ModelRegistry": c.model_registry.to_string(), "NodeRegistry": c.node_registry.to_string(), "ReceiptLog": c.receipt_log.to_string(),
-            "WrappedNative": c.wrapped_native.to_string(),
+            "WrappedNative": c.wrapped_native.to_string(), "Staking": c.staking.to_string(),
         },
         "data": dir,
         "ready_after_ms": began.elapsed().as_millis() as u64,
@@ -174,88 +176,66 @@ fn node_dir(dir: &Path, i: usize) -> PathBuf {
     dir.join("nodes").join(i.to_string())
 }
 
-/// Keys of the validators, made on first use.
-fn validator_secrets(dir: &Path, args: &DevnetArgs) -> anyhow::Result<Vec<ValidatorSecret>> {
-    (0..usize::from(args.validators))
-        .map(|i| {
-            let dir = validator_dir(dir, i);
-            files::private_dir(&dir)?;
-            let bytes = files::secret(&dir.join("validator.key"), || ValidatorSecret::generate().to_bytes())?;
-            Ok(ValidatorSecret::from_bytes(&bytes)?)
-        })
-        .collect()
-}
-
 /// The network of the folder, or a new one.
-fn load_or_create(dir: &Path, args: &DevnetArgs, secrets: &[ValidatorSecret]) -> anyhow::Result<Saved> {
+fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Result<NetworkFile> {
     let path = dir.join("network.json");
     if path.exists() {
-        let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let saved: Saved = serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?;
+        let saved = NetworkFile::read(&path)?;
         let n = &saved.network;
-        let same = (n.chain_id, n.block_time_ms, n.validators.len())
-            == (args.chain_id, args.block_time, usize::from(args.validators));
+        let same = (n.chain_id, n.block_time_ms, n.epoch_blocks, n.validators.len())
+            == (args.chain_id, args.block_time, args.epoch_blocks, usize::from(args.validators));
         ensure!(
             same,
-            "the folder {} holds a network with --chain-id {} --block-time {} --validators {}; start it with those",
+            "the folder {} holds a network with --chain-id {} --block-time {} --epoch-blocks {} --validators {}; start it \
+             with those",
             dir.display(),
             n.chain_id,
             n.block_time_ms,
+            n.epoch_blocks,
             n.validators.len()
         );
         return Ok(saved);
     }
-    let funded = (0..usize::from(args.nodes))
-        .map(|i| {
-            let dir = node_dir(dir, i);
-            files::private_dir(&dir)?;
-            let secret = files::secret(&dir.join("node.key"), rand::random::<[u8; 32]>)?;
-            Ok(signing::address_of(&B256::from(secret))?)
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    let validators = secrets.iter().map(|s| s.public(args.chain_id)).collect();
-    let now = crate::inference::now_ms() / 1000;
-    let (genesis, network) = genesis::devnet(args.chain_id, args.block_time, now, validators, &funded)?;
-    let saved = Saved { network, genesis };
-    files::write(&path, &serde_json::to_vec_pretty(&saved)?, 0o644)?;
-    Ok(saved)
+    let rich = U256::from(1_000_000 * COIN);
+    let mut funded: Vec<_> = dev_keys()?.iter().map(|k| (k.address, rich)).collect();
+    for i in 0..usize::from(args.nodes) {
+        let dir = node_dir(dir, i);
+        files::private_dir(&dir)?;
+        let secret = files::secret(&dir.join("node.key"), rand::random::<[u8; 32]>)?;
+        funded.push((signing::address_of(&B256::from(secret))?, rich));
+    }
+    let mut validators = vec![];
+    for keys in keys {
+        let operator = keys.operator()?;
+        funded.push((operator, validator::operator_funds()));
+        validators.push((operator, keys.validator.public(args.chain_id)));
+    }
+    let new = NewNetwork {
+        chain_id: args.chain_id,
+        block_time_ms: args.block_time,
+        epoch_blocks: args.epoch_blocks,
+        timestamp: crate::inference::now_ms() / 1000,
+        validators,
+        funded,
+        staking: genesis::staking_rules(),
+    };
+    let (genesis, network) = new.build()?;
+    // The peers' ports change from run to run, so they are not in this file.
+    let file = NetworkFile { network, genesis, peers: vec![] };
+    file.write(&path)?;
+    Ok(file)
 }
 
 impl Devnet {
     fn genesis(&self) -> B256 {
-        self.chains[0].genesis().hash()
-    }
-
-    fn start_validators(
-        &mut self,
-        dir: &Path,
-        saved: &Saved,
-        secrets: Vec<ValidatorSecret>,
-        addresses: &[SocketAddr],
-    ) -> anyhow::Result<()> {
-        let chain_id = saved.network.chain_id;
-        let peers: Vec<_> =
-            secrets.iter().zip(addresses).map(|(s, a)| (s.public(chain_id).peer, *a)).collect();
-        for (i, secret) in secrets.into_iter().enumerate() {
-            let dir = validator_dir(dir, i);
-            let store = Store::open(&dir.join("ledger.redb"))?;
-            // Tips go to an account of the validator's own peer key; nobody needs to spend them here.
-            let fees = types::Address::from_slice(&peers[i].0[12..]);
-            let chain = Arc::new(Chain::open(&saved.genesis, saved.network.clone(), store, fees)?);
-            let others = peers.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, p)| *p).collect();
-            let data_dir = dir.join("consensus");
-            let config = ValidatorConfig { secret, listen: addresses[i], peers: others, data_dir };
-            self.validators.push(Validator::start(config, chain.clone())?);
-            self.chains.push(chain);
-        }
-        Ok(())
+        self.validators[0].chain.genesis().hash()
     }
 
     /// Waits until the network makes blocks.
     async fn wait_for_blocks(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + FIRST_BLOCK_MAX;
-        let start = self.chains[0].head().number();
-        while self.chains[0].head().number() < start + 2 || self.chains[0].certified()?.is_none() {
+        let start = self.validators[0].chain.head().number();
+        while self.validators[0].chain.head().number() < start + 2 || self.validators[0].chain.certified()?.is_none() {
             self.check()?;
             ensure!(Instant::now() < deadline, "the validators made no block within {FIRST_BLOCK_MAX:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -265,11 +245,8 @@ impl Devnet {
 
     /// Fails when a validator has failed.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
-        for (i, (validator, chain)) in self.validators.iter().zip(&self.chains).enumerate() {
-            if let Some(why) = chain.failure() {
-                bail!("validator {i} stopped: {why}");
-            }
-            ensure!(validator.is_running(), "validator {i} stopped; see the log");
+        for (i, validator) in self.validators.iter().enumerate() {
+            validator.check().with_context(|| format!("validator {i}"))?;
         }
         Ok(())
     }
@@ -307,9 +284,6 @@ impl Devnet {
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         self.proxy = None;
         self.nodes.clear();
-        for server in self.servers.drain(..) {
-            server.stop();
-        }
         for validator in self.validators.drain(..) {
             validator.stop()?;
         }

@@ -2,7 +2,7 @@
 
 use alloy_sol_types::SolValue as _;
 use anyhow::Context as _;
-use ledger::{Deployment, Genesis, GenesisAccount};
+use ledger::{Deployment, Genesis, GenesisAccount, StakingRules, staking_deployment};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use types::{Address, B256, Bytes, NetworkConfig, SystemContracts, U256, ValidatorKey, keccak256, signing};
@@ -10,7 +10,7 @@ use types::{Address, B256, Bytes, NetworkConfig, SystemContracts, U256, Validato
 /// Accounts of a development network with known keys.
 const DEV_ACCOUNTS: usize = 5;
 /// Gas limit of a block.
-const GAS_LIMIT: u64 = 30_000_000;
+const GAS_LIMIT: u64 = 60_000_000;
 /// Base fee of the first block, in wei.
 const BASE_FEE: u64 = 1_000_000_000;
 /// Wei in a coin.
@@ -25,6 +25,7 @@ const MODELS: u64 = 0;
 const NODES: u64 = 1;
 const LOG: u64 = 2;
 const WRAPPED: u64 = 3;
+const STAKING: u64 = 4;
 
 macro_rules! artifact {
     ($name:literal) => {
@@ -61,35 +62,78 @@ pub(crate) fn system_contracts() -> SystemContracts {
         node_registry: Genesis::deployment_address(NODES),
         receipt_log: Genesis::deployment_address(LOG),
         wrapped_native: Genesis::deployment_address(WRAPPED),
+        staking: Genesis::deployment_address(STAKING),
     }
 }
 
-/// Genesis and configuration of a development network. `funded` accounts get coins too.
-pub(crate) fn devnet(
-    chain_id: u64,
-    block_time_ms: u64,
-    timestamp: u64,
-    mut validators: Vec<ValidatorKey>,
-    funded: &[Address],
-) -> anyhow::Result<(Genesis, NetworkConfig)> {
-    validators.sort_by_key(|v| v.peer);
-    let contracts = system_contracts();
-    let balance = U256::from(1_000_000 * COIN);
-    let rich = GenesisAccount { balance, ..Default::default() };
-    let dev = dev_keys()?;
-    let accounts = dev.iter().map(|k| k.address).chain(funded.iter().copied());
-    let alloc: BTreeMap<_, _> = accounts.map(|a| (a, rich.clone())).collect();
-    let nodes_args = (contracts.model_registry, U256::from(MIN_STAKE * COIN), UNBONDING_SECONDS).abi_encode();
-    let deployments = vec![
-        deployment(artifact!("ModelRegistry"), vec![])?,
-        deployment(artifact!("NodeRegistry"), nodes_args)?,
-        deployment(artifact!("ReceiptLog"), contracts.node_registry.abi_encode())?,
-        deployment(artifact!("WrappedNative"), vec![])?,
-    ];
-    let genesis =
-        Genesis { chain_id, timestamp, gas_limit: GAS_LIMIT, base_fee: BASE_FEE, alloc, deployments };
-    let network = NetworkConfig { version: 1, chain_id, block_time_ms, contracts, validators };
-    Ok((genesis, network))
+/// What a new network is made from.
+#[derive(Debug)]
+pub(crate) struct NewNetwork {
+    pub(crate) chain_id: u64,
+    pub(crate) block_time_ms: u64,
+    pub(crate) epoch_blocks: u64,
+    /// Seconds since the Unix epoch.
+    pub(crate) timestamp: u64,
+    /// Owner of the stake and keys of each first validator.
+    pub(crate) validators: Vec<(Address, ValidatorKey)>,
+    /// Accounts with coins, in wei.
+    pub(crate) funded: Vec<(Address, U256)>,
+    pub(crate) staking: StakingRules,
+}
+
+/// Rules of staking that fit most networks.
+pub(crate) fn staking_rules() -> StakingRules {
+    StakingRules {
+        min_stake: U256::from(1_000 * COIN),
+        unbonding_seconds: UNBONDING_SECONDS,
+        validators_max: 100,
+        reward_per_block: U256::from(COIN / 100),
+        slash_percent: 50,
+        jail_seconds: 600,
+        miss_percent: 50,
+        turns_min: 8,
+    }
+}
+
+impl NewNetwork {
+    /// Genesis and configuration.
+    pub(crate) fn build(mut self) -> anyhow::Result<(Genesis, NetworkConfig)> {
+        self.validators.sort_by_key(|(_, key)| key.peer);
+        let contracts = system_contracts();
+        let mut alloc: BTreeMap<Address, GenesisAccount> = BTreeMap::new();
+        for (address, balance) in &self.funded {
+            alloc.entry(*address).or_default().balance += balance;
+        }
+        let nodes_args =
+            (contracts.model_registry, U256::from(MIN_STAKE * COIN), UNBONDING_SECONDS).abi_encode();
+        let staking: Artifact = serde_json::from_str(artifact!("Staking").1).context("artefact Staking")?;
+        let (staking, stakes) = staking_deployment(&staking.bytecode, &self.staking, &self.validators);
+        alloc.insert(contracts.staking, stakes);
+        let deployments = vec![
+            deployment(artifact!("ModelRegistry"), vec![])?,
+            deployment(artifact!("NodeRegistry"), nodes_args)?,
+            deployment(artifact!("ReceiptLog"), contracts.node_registry.abi_encode())?,
+            deployment(artifact!("WrappedNative"), vec![])?,
+            staking,
+        ];
+        let genesis = Genesis {
+            chain_id: self.chain_id,
+            timestamp: self.timestamp,
+            gas_limit: GAS_LIMIT,
+            base_fee: BASE_FEE,
+            alloc,
+            deployments,
+        };
+        let network = NetworkConfig {
+            version: 2,
+            chain_id: self.chain_id,
+            block_time_ms: self.block_time_ms,
+            epoch_blocks: self.epoch_blocks,
+            contracts,
+            validators: self.validators.into_iter().map(|(_, key)| key).collect(),
+        };
+        Ok((genesis, network))
+    }
 }
 
 fn deployment((name, json): (&str, &str), arguments: Vec<u8>) -> anyhow::Result<Deployment> {
@@ -111,18 +155,28 @@ mod tests {
             vote: FixedBytes::repeat_byte(2),
             possession: FixedBytes::repeat_byte(3),
         };
-        let (genesis, network) = devnet(7, 250, 1, vec![key], &[]).unwrap();
-        let executed = genesis.execute(network.commitment()).unwrap();
+        let new = NewNetwork {
+            chain_id: 7,
+            block_time_ms: 250,
+            epoch_blocks: 100,
+            timestamp: 1,
+            validators: vec![(Address::repeat_byte(9), key)],
+            funded: vec![],
+            staking: staking_rules(),
+        };
+        let (genesis, network) = new.build().unwrap();
+        let executed = genesis.execute(&network).unwrap();
         let c = network.contracts;
-        for address in [c.model_registry, c.node_registry, c.receipt_log, c.wrapped_native] {
-            assert!(executed.state().code(address).len() > 100);
+        for address in [c.model_registry, c.node_registry, c.receipt_log, c.wrapped_native, c.staking] {
+            assert!(executed.state().code(address).unwrap().len() > 100);
         }
+        assert_eq!(executed.state().balance(c.staking).unwrap(), staking_rules().min_stake);
         assert_eq!(executed.header().extra_data.as_ref(), network.commitment().as_slice());
         // Nobody holds coins that were not given, and the deployer has none.
-        assert!(executed.state().balance(ledger::SYSTEM_DEPLOYER).is_zero());
+        assert!(executed.state().balance(ledger::SYSTEM_DEPLOYER).unwrap().is_zero());
         // Another chain id or validator gives another network.
         let mut other = network.clone();
         other.chain_id = 8;
-        assert_ne!(genesis.execute(other.commitment()).unwrap().hash(), executed.hash());
+        assert_ne!(genesis.execute(&other).unwrap().hash(), executed.hash());
     }
 }

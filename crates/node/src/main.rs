@@ -11,11 +11,15 @@ mod devnet;
 mod files;
 mod genesis;
 mod inference;
+mod network_file;
 mod node;
 mod output;
 mod proxy;
 mod receipt_log;
 mod replay;
+mod sync;
+mod validator;
+mod validator_commands;
 
 use clap::Parser as _;
 use std::{io::IsTerminal as _, process::ExitCode};

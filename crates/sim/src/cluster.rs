@@ -1,5 +1,8 @@
-use crate::Wallet;
-use alloy_primitives::{Address, B256, U256};
+use crate::{
+    Wallet,
+    genesis::{self, BLOCK_TIME_MS},
+};
+use alloy_primitives::{Address, B256};
 use commonware_codec::DecodeExt as _;
 use commonware_cryptography::ed25519::PublicKey;
 use commonware_p2p::{
@@ -8,15 +11,11 @@ use commonware_p2p::{
 };
 use commonware_runtime::{Clock as _, Handle, Quota, Runner as _, Supervisor as _, deterministic};
 use commonware_utils::{NZU32, NZUsize, ordered::Set, probability};
-use consensus::{Chain, Timing, ValidatorSecret, engine};
-use ledger::{Genesis, GenesisAccount, Store};
+use consensus::{Chain, ChainOptions, Timing, ValidatorSecret, engine};
+use ledger::{Genesis, Store};
 use rand::{SeedableRng as _, rngs::StdRng};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use types::{NetworkConfig, SystemContracts};
-
-const CHAIN_ID: u64 = 10_744;
-const BLOCK_TIME_MS: u64 = 250;
-const WALLETS: u8 = 4;
+use std::{sync::Arc, time::Duration};
+use types::NetworkConfig;
 
 /// Quality of a network link.
 #[derive(Clone, Copy, Debug)]
@@ -49,26 +48,43 @@ pub struct Outcome<T> {
     pub value: T,
 }
 
-/// Validators on a simulated network.
+/// Validators on a simulated network. Their disks outlive them: [`crash`](Self::crash) and [`restart`](Self::restart).
 pub struct Cluster {
     context: deterministic::Context,
     oracle: Oracle<PublicKey, deterministic::Context>,
+    genesis: Genesis,
+    network: NetworkConfig,
+    secrets: Vec<ValidatorSecret>,
     keys: Vec<PublicKey>,
+    stores: Vec<Arc<Store>>,
     chains: Vec<Arc<Chain>>,
     handles: Vec<Vec<Handle<()>>>,
+    starts: usize,
     link: Link,
     /// Funded accounts.
     pub wallets: Vec<Wallet>,
 }
 
-/// Runs `scenario` on `n` fresh validators with the given seed.
+/// How a cluster is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Validators of epoch 0.
+    pub validators: usize,
+    /// Nodes that run like validators but are not in the first set.
+    pub others: usize,
+    /// Blocks in an epoch.
+    pub epoch_blocks: u64,
+    /// All links, to begin with.
+    pub link: Link,
+}
+
+/// Runs `scenario` on fresh validators with the given seed.
 ///
 /// # Panics
 /// When the cluster cannot be set up: that is a failed test.
 pub fn simulate<T, F>(
     seed: u64,
-    n: usize,
-    link: Link,
+    setup: Setup,
     scenario: impl FnOnce(Cluster) -> F + Send + 'static,
 ) -> Outcome<T>
 where
@@ -76,64 +92,50 @@ where
     F: Future<Output = T> + Send,
 {
     let config =
-        deterministic::Config::default().with_seed(seed).with_timeout(Some(Duration::from_secs(600)));
+        deterministic::Config::default().with_seed(seed).with_timeout(Some(Duration::from_secs(3600)));
     deterministic::Runner::new(config).start(|context| async move {
-        let cluster = Box::pin(Cluster::start(context.child("cluster"), n, link)).await;
+        let cluster = Box::pin(Cluster::start(context.child("cluster"), setup)).await;
         let value = scenario(cluster).await;
         Outcome { auditor: context.auditor().state(), value }
     })
 }
 
 impl Cluster {
-    async fn start(context: deterministic::Context, n: usize, link: Link) -> Self {
-        let mut secrets: Vec<_> =
+    async fn start(context: deterministic::Context, setup: Setup) -> Self {
+        let n = setup.validators + setup.others;
+        let secrets: Vec<_> =
             (0..n as u64).map(|i| ValidatorSecret::from_rng(StdRng::seed_from_u64(i))).collect();
-        secrets.sort_by_key(|s| s.public(CHAIN_ID).peer);
-        let zero = Address::ZERO;
-        let network = NetworkConfig {
-            version: 1,
-            chain_id: CHAIN_ID,
-            block_time_ms: BLOCK_TIME_MS,
-            contracts: SystemContracts {
-                model_registry: zero,
-                node_registry: zero,
-                receipt_log: zero,
-                wrapped_native: zero,
-            },
-            validators: secrets.iter().map(|s| s.public(CHAIN_ID)).collect(),
-        };
-        let wallets: Vec<_> = (0..WALLETS).map(|i| Wallet::new(i, CHAIN_ID)).collect();
-        let rich = GenesisAccount { balance: U256::from(10).pow(U256::from(24)), ..Default::default() };
-        let alloc: BTreeMap<_, _> = wallets.iter().map(|w| (w.address(), rich.clone())).collect();
-        let genesis = Genesis {
-            chain_id: CHAIN_ID,
-            timestamp: 0,
-            gas_limit: 30_000_000,
-            base_fee: 1_000_000_000,
-            alloc,
-            deployments: vec![],
-        };
-        let keys: Vec<PublicKey> = network
-            .validators
-            .iter()
-            .map(|v| PublicKey::decode(bytes::Bytes::from(v.peer.to_vec())).expect("a valid key"))
-            .collect();
+        let (genesis, network, wallets) = genesis::genesis(&secrets[..setup.validators], setup.epoch_blocks);
+        let key = |s: &ValidatorSecret| PublicKey::decode(bytes::Bytes::from(s.peer().to_vec()));
+        let keys: Vec<PublicKey> = secrets.iter().map(|s| key(s).expect("a valid key")).collect();
         let config = simulated::Config {
             max_size: engine::MESSAGE_BYTES_MAX,
             max_peers_per_set: NZUsize!(n),
             disconnect_on_block: true,
-            tracked_peer_sets: NZUsize!(1),
+            tracked_peer_sets: NZUsize!(4),
         };
         let (net, oracle) = Network::new(context.child("network"), config);
         net.start();
         oracle.manager().track(0, Set::from_iter_dedup(keys.iter().cloned()));
-        let mut cluster = Self { context, oracle, keys, chains: vec![], handles: vec![], link, wallets };
-        for (i, secret) in secrets.iter().enumerate() {
-            let store = Store::in_memory().expect("a store in memory");
-            let fees = Address::repeat_byte(0xf0 + i as u8);
-            let chain = Chain::open(&genesis, network.clone(), store, fees).expect("a valid genesis");
-            cluster.chains.push(Arc::new(chain));
-            let handles = Box::pin(cluster.start_validator(i, secret)).await;
+        let mut cluster = Self {
+            context,
+            oracle,
+            genesis,
+            network,
+            secrets,
+            keys,
+            stores: vec![],
+            chains: vec![],
+            handles: vec![],
+            starts: 0,
+            link: setup.link,
+            wallets,
+        };
+        for i in 0..n {
+            let store = Arc::new(Store::in_memory().expect("a store in memory"));
+            cluster.stores.push(store.clone());
+            cluster.chains.push(cluster.open(i));
+            let handles = Box::pin(cluster.start_validator(i)).await;
             cluster.handles.push(handles);
         }
         let everybody: Vec<_> = (0..n).collect();
@@ -141,9 +143,16 @@ impl Cluster {
         cluster
     }
 
-    async fn start_validator(&self, i: usize, secret: &ValidatorSecret) -> Vec<Handle<()>> {
-        let me = self.keys[i].clone();
-        let control = self.oracle.control(me.clone());
+    fn open(&self, i: usize) -> Arc<Chain> {
+        let fee_recipient = Address::repeat_byte(0xf0 + i as u8);
+        let options = ChainOptions { fee_recipient, background: false };
+        let store = self.stores[i].clone();
+        Arc::new(Chain::open(&self.genesis, self.network.clone(), store, options).expect("a valid genesis"))
+    }
+
+    async fn start_validator(&mut self, i: usize) -> Vec<Handle<()>> {
+        self.starts += 1;
+        let control = self.oracle.control(self.keys[i].clone());
         let quota = Quota::per_second(NZU32!(2048));
         let mut channels = Vec::new();
         for channel in 0..engine::CHANNELS as u64 {
@@ -151,13 +160,11 @@ impl Cluster {
         }
         let channels: [_; engine::CHANNELS] =
             channels.try_into().unwrap_or_else(|_| unreachable!("as many as asked"));
-        let scheme = engine::scheme(&self.chains[i], secret).expect("a validator of this network");
         let timing = Timing::for_block_time(BLOCK_TIME_MS);
         consensus::start(
-            self.context.child("validator").with_attribute("index", i),
+            self.context.child("validator").with_attribute("index", i).with_attribute("start", self.starts),
             self.chains[i].clone(),
-            scheme,
-            me,
+            &self.secrets[i],
             control,
             self.oracle.manager(),
             timing,
@@ -165,6 +172,27 @@ impl Cluster {
         )
         .await
         .expect("consensus starts")
+    }
+
+    /// Starts validator `i` again after a [`crash`](Self::crash), with what is on its disks.
+    pub async fn restart(&mut self, i: usize) {
+        self.chains[i] = self.open(i);
+        self.handles[i] = Box::pin(self.start_validator(i)).await;
+    }
+
+    /// Keys of node `i`.
+    pub fn secret(&self, i: usize) -> &ValidatorSecret {
+        &self.secrets[i]
+    }
+
+    /// The account that owns the stake of node `i`.
+    pub fn operator(&self, i: usize) -> Wallet {
+        genesis::operator(i)
+    }
+
+    /// The network's configuration.
+    pub fn network(&self) -> &NetworkConfig {
+        &self.network
     }
 
     /// Lets virtual time pass.

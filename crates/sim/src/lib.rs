@@ -4,7 +4,9 @@
 //! Tests only; nothing depends on this crate.
 
 mod cluster;
+mod genesis;
 mod wallet;
 
-pub use cluster::{Cluster, Link, Outcome, simulate};
+pub use cluster::{Cluster, Link, Outcome, Setup, simulate};
+pub use genesis::{CHAIN_ID, RULES};
 pub use wallet::Wallet;

@@ -30,14 +30,23 @@ impl Wallet {
     /// # Panics
     /// Never: the secrets of [`Wallet::new`] are valid.
     pub fn transfer(&mut self, to: Address, wei: u64) -> Bytes {
+        self.call(to, U256::from(wei), Bytes::new(), 21_000)
+    }
+
+    /// The next call of a contract.
+    ///
+    /// # Panics
+    /// Never: the secrets of [`Wallet::new`] are valid.
+    pub fn call(&mut self, to: Address, value: U256, input: Bytes, gas_limit: u64) -> Bytes {
         let tx = TxEip1559 {
             chain_id: self.chain_id,
             nonce: self.nonce,
-            gas_limit: 21_000,
+            gas_limit,
             max_fee_per_gas: 100_000_000_000,
             max_priority_fee_per_gas: 1,
             to: TxKind::Call(to),
-            value: U256::from(wei),
+            value,
+            input,
             ..Default::default()
         };
         self.nonce += 1;

@@ -1,10 +1,13 @@
 //! Four whole validators under loss, partition and crash: safety always, liveness when a quorum can talk.
 #![allow(missing_docs)]
 
-use alloy_primitives::{Address, U256};
-use sim::{Cluster, Link, Outcome, simulate};
+use alloy_primitives::{Address, Bytes, U256};
+use client::light::Trusted;
+use sim::{Cluster, Link, Outcome, Setup, simulate};
 
 const LOSSY: Link = Link { latency_ms: 30, jitter_ms: 10, loss_percent: 2 };
+
+const SETUP: Setup = Setup { validators: 4, others: 0, epoch_blocks: 1_000, link: LOSSY };
 
 /// Heights after each phase of the scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +28,7 @@ async fn faults(mut cluster: Cluster) -> Phases {
     cluster.sleep(10).await;
     let healthy = cluster.heights();
     for i in 0..4 {
-        assert_eq!(cluster.chain(i).head().state().balance(to), U256::from(4_000));
+        assert_eq!(cluster.chain(i).head().state().balance(to).expect("readable"), U256::from(4_000));
     }
     cluster.cut(&[0, 1], &[2, 3]).await;
     cluster.sleep(10).await;
@@ -38,7 +41,7 @@ async fn faults(mut cluster: Cluster) -> Phases {
     cluster.chain(0).submit(raw).expect("a valid transfer");
     cluster.sleep(10).await;
     let crashed = cluster.heights();
-    assert_eq!(cluster.chain(0).head().state().balance(to), U256::from(4_005));
+    assert_eq!(cluster.chain(0).head().state().balance(to).expect("readable"), U256::from(4_005));
     cluster.assert_no_fork();
     for i in 0..4 {
         assert_eq!(cluster.chain(i).failure(), None);
@@ -47,7 +50,7 @@ async fn faults(mut cluster: Cluster) -> Phases {
 }
 
 fn run(seed: u64) -> Outcome<Phases> {
-    simulate(seed, 4, LOSSY, faults)
+    simulate(seed, SETUP, faults)
 }
 
 #[test]
@@ -79,23 +82,23 @@ fn the_same_seed_gives_the_same_run() {
 
 #[test]
 fn certificates_verify_with_an_independent_implementation() {
-    let run = simulate(1, 4, LOSSY, async |cluster: Cluster| {
+    let run = simulate(1, SETUP, async |cluster: Cluster| {
         cluster.sleep(5).await;
         let chain = cluster.chain(2);
         let genesis_header = alloy_rlp::encode(chain.genesis().header()).into();
         let genesis = chain.genesis().hash();
         let (executed, certificate) =
             chain.certified().expect("a readable store").expect("a certified block");
-        (chain.network().clone(), genesis_header, genesis, executed.hash(), certificate)
+        let header: Bytes = alloy_rlp::encode(executed.header()).into();
+        (chain.network().clone(), genesis_header, genesis, header, executed.hash(), certificate)
     });
-    let (network, genesis_header, genesis, hash, certificate) = run.value;
-    client::light::check_network(&network, &genesis_header, genesis).expect("the genesis names the network");
+    let (network, genesis_header, genesis, header, hash, certificate) = run.value;
+    let trusted = Trusted::genesis(&network, &genesis_header, genesis).expect("the genesis names the network");
     assert_eq!(certificate.block_hash, hash);
-    let signers =
-        client::light::check_certificate(&network, genesis, &certificate).expect("a valid certificate");
+    let (_, signers) = trusted.final_header(&header, &certificate).expect("a valid certificate");
     assert!(signers >= 3);
 
-    let check = |c| client::light::check_certificate(&network, genesis, &c);
+    let check = |c| verify::finality::check_certificate(trusted.set(), genesis, &c);
     let mut other = certificate.clone();
     other.block_hash = genesis;
     assert!(check(other).expect_err("another block").contains("wrong"));
@@ -109,5 +112,5 @@ fn certificates_verify_with_an_independent_implementation() {
     view.view += 1;
     assert!(check(view).is_err());
     // A vote of this network counts in no other.
-    assert!(client::light::check_certificate(&network, hash, &certificate).is_err());
+    assert!(verify::finality::check_certificate(trusted.set(), hash, &certificate).is_err());
 }

@@ -1,4 +1,4 @@
-use crate::TypesError;
+use crate::{TypesError, validators::varint};
 use alloy_primitives::{B256, Bytes, FixedBytes};
 use alloy_rlp::{RlpDecodable, RlpEncodable};
 use serde::{Deserialize, Serialize};
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 /// Proof that a quorum of validators finalised a block: one aggregated BLS signature and who took part.
 ///
 /// The message is the consensus engine's *finalize* vote (simplex, `bls12381_multisig`, MinSig variant), so a verifier
-/// needs only a BLS library; see `client::light`.
+/// needs only a BLS library; see `verify::finality`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, RlpEncodable, RlpDecodable)]
 #[serde(deny_unknown_fields)]
 pub struct FinalityCertificate {
-    /// Epoch: which validator set voted.
+    /// Epoch; it says which validator set voted.
     pub epoch: u64,
     /// View in which the block was proposed.
     pub view: u64,
@@ -70,13 +70,4 @@ impl FinalityCertificate {
         }
         Ok(set)
     }
-}
-
-/// Unsigned LEB128.
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }

@@ -1,4 +1,4 @@
-use crate::{TypesError, error::decode_exact, limits::VALIDATORS_MAX};
+use crate::{TypesError, Validator, ValidatorSet, error::decode_exact, limits::VALIDATORS_MAX};
 use alloy_primitives::{Address, B256, FixedBytes, keccak256};
 use alloy_rlp::{RlpDecodable, RlpEncodable};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ pub struct SystemContracts {
     pub receipt_log: Address,
     /// `WrappedNative`: the native coin as an ERC-20 token.
     pub wrapped_native: Address,
+    /// `Staking`: who may validate.
+    pub staking: Address,
 }
 
 /// What everybody must agree on before the first block. Its [`commitment`](Self::commitment) is the genesis header's
@@ -35,12 +37,14 @@ pub struct SystemContracts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, RlpEncodable, RlpDecodable)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkConfig {
-    /// Version of this struct; 1.
+    /// Version of this struct; 2.
     pub version: u16,
     /// EIP-155 chain id.
     pub chain_id: u64,
     /// Smallest time between two blocks, in milliseconds.
     pub block_time_ms: u64,
+    /// Number of blocks in an epoch, at least 2. Epoch e has the blocks from e·n to (e+1)·n - 1.
+    pub epoch_blocks: u64,
     /// Where the system contracts live.
     pub contracts: SystemContracts,
     /// First validator set, sorted by `peer`, without repetition.
@@ -68,6 +72,12 @@ impl NetworkConfig {
     /// # Errors
     /// [`TypesError`] when there are too many or none, or they are not sorted and distinct.
     pub fn check(&self) -> Result<(), TypesError> {
+        if self.version != 2 || self.epoch_blocks < 2 {
+            return Err(TypesError::Encoding {
+                what: "network configuration",
+                detail: "the version must be 2, and an epoch must have at least 2 blocks".into(),
+            });
+        }
         let n = self.validators.len();
         if n > VALIDATORS_MAX {
             return Err(TypesError::TooLarge { what: "number of validators", size: n, max: VALIDATORS_MAX });
@@ -81,9 +91,9 @@ impl NetworkConfig {
         Ok(())
     }
 
-    /// keccak-256 of `"og/network/1" ‖ canonical bytes`.
+    /// keccak-256 of `"og/network/2" ‖ canonical bytes`.
     pub fn commitment(&self) -> B256 {
-        keccak256([b"og/network/1".as_slice(), &self.encode()].concat())
+        keccak256([b"og/network/2".as_slice(), &self.encode()].concat())
     }
 
     /// Domain of consensus signatures: no vote of one network counts in another.
@@ -96,9 +106,19 @@ impl NetworkConfig {
         [b"og/possession/1/".as_slice(), &chain_id.to_be_bytes()].concat()
     }
 
-    /// Votes needed for a certificate: n - f with f = (n-1)/3.
-    pub fn quorum(&self) -> usize {
-        let n = self.validators.len();
-        n - n.saturating_sub(1) / 3
+    /// The validators of the first epoch.
+    pub fn first_set(&self) -> ValidatorSet {
+        let members = self.validators.iter().map(|v| Validator { peer: v.peer, vote: v.vote });
+        ValidatorSet { epoch: 0, members: members.collect() }
+    }
+
+    /// Epoch of block `number`.
+    pub fn epoch_of(&self, number: u64) -> u64 {
+        number / self.epoch_blocks
+    }
+
+    /// Whether block `number` is the last of its epoch.
+    pub fn ends_epoch(&self, number: u64) -> bool {
+        number % self.epoch_blocks == self.epoch_blocks - 1
     }
 }

@@ -27,6 +27,7 @@ mod receipt;
 mod sampling;
 mod seal;
 pub mod signing;
+mod validators;
 
 pub mod limits;
 
@@ -41,5 +42,8 @@ pub use proof::{Disclosure, LedgerProof, LogProof, PROOF_FORMAT, ProofFile};
 pub use receipt::{Receipt, log_leaf};
 pub use sampling::Sampling;
 pub use seal::Seal;
+pub use validators::{
+    Equivocation, FINALIZE, Handover, NOTARIZE, NULLIFY, VALIDATOR_SET_REQUEST, Validator, ValidatorSet, Vote,
+};
 
 pub use alloy_primitives::{Address, B256, Bytes, FixedBytes, U256, hex, keccak256};

@@ -18,3 +18,7 @@ pub const MERKLE_PATH_MAX: usize = 63;
 pub const TRIE_PROOF_NODES_MAX: usize = 65;
 /// Most validators in one set.
 pub const VALIDATORS_MAX: usize = 256;
+/// Most changes of the validator set in one proof.
+pub const HANDOVERS_MAX: usize = 4096;
+/// Longest header in bytes.
+pub const HEADER_BYTES_MAX: usize = 4096;

@@ -1,11 +1,11 @@
-use crate::{FinalityCertificate, ModelManifest, NetworkConfig, Receipt, TypesError, limits};
+use crate::{FinalityCertificate, Handover, ModelManifest, NetworkConfig, Receipt, TypesError, limits};
 use alloy_primitives::{B256, Bytes};
 use serde::{Deserialize, Serialize};
 
 /// The `format` of proof files that this version reads and writes.
-pub const PROOF_FORMAT: &str = "og-proof/1";
+pub const PROOF_FORMAT: &str = "og-proof/2";
 
-/// Proof file v1: all that is needed to check an answer with no network.
+/// Proof file v2: all that is needed to check an answer with no network.
 ///
 /// The file is JSON with exactly one accepted spelling: [`ProofFile::decode`] rejects bytes that differ from
 /// [`ProofFile::encode`] of what they say. What each part must satisfy is checked in `client::proof`.
@@ -64,7 +64,9 @@ pub struct LogProof {
 pub struct LedgerProof {
     /// RLP of the header.
     pub header: Bytes,
-    /// Quorum of validators that finalised it.
+    /// Changes of the validator set from genesis to the set that voted for the header, in order; empty when it never changed.
+    pub handovers: Vec<Handover>,
+    /// Quorum of validators that finalised the header.
     pub certificate: FinalityCertificate,
     /// Merkle-Patricia proof of the `ReceiptLog` contract's account under the header's state root (EIP-1186).
     pub account_proof: Vec<Bytes>,
@@ -124,6 +126,11 @@ impl ProofFile {
         bound("Merkle path", self.log.path.len(), limits::MERKLE_PATH_MAX)?;
         bound("account proof", self.ledger.account_proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
         bound("storage proof", self.ledger.storage_proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
+        bound("number of handovers", self.ledger.handovers.len(), limits::HANDOVERS_MAX)?;
+        for handover in &self.ledger.handovers {
+            bound("header", handover.header.len(), limits::HEADER_BYTES_MAX)?;
+            handover.next.check()?;
+        }
         self.receipt.check_bounds()?;
         self.receipt.claim.sampling.validate()?;
         self.network.check()

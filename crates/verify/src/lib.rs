@@ -14,6 +14,8 @@
 //!
 //! **What you may not do here.** Name a mode, read a clock, open a socket, draw a random number.
 
+pub mod finality;
+
 use std::{collections::BTreeMap, fmt, sync::Arc};
 use thiserror::Error;
 use types::{Claim, Evidence, ModeId, Receipt, Rung};

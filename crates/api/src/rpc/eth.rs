@@ -1,25 +1,19 @@
-//! `eth_`, `net_` and `web3_` methods, without logs and filters.
+//! Blocks, transactions and constants: `eth_`, `net_` and `web3_`.
 
 use super::{
     Backend,
-    errors::{RpcResult, fault, invalid_params, refused},
+    errors::{RpcResult, fault, refused},
     format, params,
 };
 use crate::ports::{BlockData, BlockRef};
-use alloy_primitives::{B256, Bytes, U64, U256, keccak256};
-use alloy_rpc_types_eth::{EIP1186AccountProofResponse, EIP1186StorageProof, FeeHistory};
+use alloy_eips::eip2718::Encodable2718 as _;
+use alloy_primitives::{B256, Bytes, U64, keccak256};
 use jsonrpsee::{RpcModule, core::RegisterMethodError};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
-/// Suggested tip in wei.
-const TIP: u64 = 1_000_000;
-/// Most blocks of one `eth_feeHistory`.
-const FEE_HISTORY_MAX: u64 = 1024;
-/// Most slots of one `eth_getProof`.
-const PROOF_SLOTS_MAX: usize = 256;
-
-type Registered = Result<(), RegisterMethodError>;
+pub(crate) type Registered = Result<(), RegisterMethodError>;
 
 /// Registers a method that may block for some milliseconds.
 pub(crate) fn method<T: Serialize + Clone + Send + 'static>(
@@ -47,8 +41,7 @@ pub(crate) fn register(module: &mut RpcModule<Backend>) -> Registered {
     constants(module)?;
     blocks(module)?;
     transactions(module)?;
-    state(module)?;
-    fees(module)
+    raw(module)
 }
 
 fn constants(m: &mut RpcModule<Backend>) -> Registered {
@@ -60,10 +53,22 @@ fn constants(m: &mut RpcModule<Backend>) -> Registered {
     method(m, "web3_sha3", |_, v| Ok(keccak256(params::required::<Bytes>(&v, 0, "data")?)))?;
     method(m, "eth_syncing", |_, _| Ok(false))?;
     method(m, "eth_accounts", |_, _| Ok(Vec::<Value>::new()))?;
+    method(m, "eth_coinbase", |_, _| -> RpcResult<Value> { Err(refused("etherbase must be explicitly specified")) })?;
+    method(m, "rpc_modules", |b, _| {
+        let mut modules = json!({"eth": "1.0", "net": "1.0", "web3": "1.0", "txpool": "1.0", "rpc": "1.0", "og": "1.0"});
+        if b.config.debug {
+            modules["debug"] = json!("1.0");
+        }
+        Ok(modules)
+    })?;
+    for name in ["eth_sign", "eth_signTransaction", "eth_sendTransaction"] {
+        // This node holds no keys for others: wallets sign.
+        method(m, name, |_, _| -> RpcResult<Value> { Err(refused("unknown account")) })?;
+    }
     method(m, "eth_blockNumber", |b, _| Ok(U64::from(b.chain.head())))
 }
 
-fn load(b: &Backend, at: BlockRef) -> RpcResult<Option<BlockData>> {
+pub(crate) fn load(b: &Backend, at: BlockRef) -> RpcResult<Option<Arc<BlockData>>> {
     b.chain.block(at).map_err(fault)
 }
 
@@ -83,6 +88,8 @@ fn blocks(m: &mut RpcModule<Backend>) -> Registered {
     fn count(b: &Backend, at: BlockRef) -> RpcResult<Option<U64>> {
         Ok(load(b, at)?.map(|data| U64::from(data.transactions.len())))
     }
+    method(m, "eth_getHeaderByNumber", |b, v| Ok(load(b, by_number(&v)?)?.map(|d| format::block(&d, false).header)))?;
+    method(m, "eth_getHeaderByHash", |b, v| Ok(load(b, by_hash(&v)?)?.map(|d| format::block(&d, false).header)))?;
     method(m, "eth_getBlockByNumber", |b, v| whole(b, by_number(&v)?, &v))?;
     method(m, "eth_getBlockByHash", |b, v| whole(b, by_hash(&v)?, &v))?;
     method(m, "eth_getBlockTransactionCountByNumber", |b, v| count(b, by_number(&v)?))?;
@@ -106,7 +113,7 @@ fn transactions(m: &mut RpcModule<Backend>) -> Registered {
             let data = load(b, BlockRef::Number(number))?;
             return Ok(data.map(|d| format::transaction(&d, index as usize)));
         }
-        Ok(b.chain.pooled(hash).map(|(tx, sender)| format::pending(tx, sender)))
+        Ok(b.chain.pooled(hash).map(|p| format::pending(p.tx, p.sender)))
     })?;
     method(m, "eth_getTransactionByBlockNumberAndIndex", |b, v| at_index(b, by_number(&v)?, &v))?;
     method(m, "eth_getTransactionByBlockHashAndIndex", |b, v| at_index(b, by_hash(&v)?, &v))?;
@@ -119,123 +126,26 @@ fn transactions(m: &mut RpcModule<Backend>) -> Registered {
     })?;
     method(m, "eth_sendRawTransaction", |b, v| {
         b.chain.submit(params::required(&v, 0, "raw transaction")?).map_err(fault)
-    })
+    })?;
+    method(m, "eth_pendingTransactions", |_, _| Ok(Vec::<Value>::new()))
 }
 
-fn state(m: &mut RpcModule<Backend>) -> Registered {
-    method(m, "eth_getBalance", |b, v| {
-        b.chain.balance(params::block(&v, 1)?, params::required(&v, 0, "address")?).map_err(fault)
-    })?;
-    method(m, "eth_getTransactionCount", |b, v| {
-        let pending = v.get(1).is_some_and(|t| t == "pending");
-        let at = if pending { None } else { Some(params::block(&v, 1)?) };
-        b.chain.nonce(at, params::required(&v, 0, "address")?).map(U64::from).map_err(fault)
-    })?;
-    method(m, "eth_getCode", |b, v| {
-        b.chain.code(params::block(&v, 1)?, params::required(&v, 0, "address")?).map_err(fault)
-    })?;
-    method(m, "eth_getStorageAt", |b, v| {
-        let slot: U256 = params::required(&v, 1, "slot")?;
-        let value = b.chain.storage(params::block(&v, 2)?, params::required(&v, 0, "address")?, slot);
-        value.map(B256::from).map_err(fault)
-    })?;
-    method(m, "eth_call", |b, v| b.chain.call(params::block(&v, 1)?, params::call(&v)?).map_err(fault))?;
-    method(m, "eth_estimateGas", |b, v| {
-        b.chain.estimate_gas(params::block(&v, 1)?, params::call(&v)?).map(U64::from).map_err(fault)
-    })?;
-    method(m, "eth_getProof", |b, v| {
-        let address = params::required(&v, 0, "address")?;
-        let slots: Vec<U256> = params::required(&v, 1, "storage keys")?;
-        if slots.len() > PROOF_SLOTS_MAX {
-            return Err(invalid_params(format!("at most {PROOF_SLOTS_MAX} storage keys")));
-        }
-        let p = b.chain.proof(params::block(&v, 2)?, address, &slots).map_err(fault)?;
-        Ok(EIP1186AccountProofResponse {
-            address,
-            balance: p.balance,
-            code_hash: p.code_hash,
-            nonce: p.nonce,
-            storage_hash: p.storage_root,
-            account_proof: p.account_proof,
-            storage_proof: p
-                .storage
-                .into_iter()
-                .map(|(slot, value, proof)| EIP1186StorageProof {
-                    key: B256::from(slot).into(),
-                    value,
-                    proof,
-                })
-                .collect(),
-        })
-    })
-}
-
-fn fees(m: &mut RpcModule<Backend>) -> Registered {
-    method(m, "eth_gasPrice", |b, _| Ok(U64::from(b.chain.next_base_fee() + TIP)))?;
-    method(m, "eth_maxPriorityFeePerGas", |_, _| Ok(U64::from(TIP)))?;
-    method(m, "eth_blobBaseFee", |_, _| Ok(U64::from(1)))?;
-    method(m, "eth_feeHistory", |b, v| {
-        let count = match v.first() {
-            Some(Value::Number(n)) => n.as_u64().ok_or_else(|| invalid_params("block count"))?,
-            _ => params::required::<U64>(&v, 0, "block count")?.to(),
-        };
-        let percentiles: Option<Vec<f64>> = params::optional(&v, 2, "reward percentiles")?;
-        let newest = match params::block(&v, 1)? {
-            BlockRef::Number(n) if n > b.chain.head() => return Err(refused("request beyond head block")),
-            BlockRef::Number(n) => n,
-            _ => b.chain.head(),
-        };
-        fee_history(b, count.min(FEE_HISTORY_MAX).min(newest + 1), newest, percentiles)
-    })
-}
-
-fn fee_history(b: &Backend, count: u64, newest: u64, percentiles: Option<Vec<f64>>) -> RpcResult<Value> {
-    if percentiles.as_ref().is_some_and(|p| p.len() > 100 || p.iter().any(|x| !(0.0..=100.0).contains(x))) {
-        return Err(invalid_params("reward percentiles must be at most 100 numbers from 0 to 100"));
+/// The EIP-2718 bytes of transactions.
+fn raw(m: &mut RpcModule<Backend>) -> Registered {
+    fn of(data: Option<Arc<BlockData>>, index: usize) -> Bytes {
+        let tx = data.as_ref().and_then(|d| d.transactions.get(index));
+        tx.map(|(tx, _)| tx.encoded_2718().into()).unwrap_or_default()
     }
-    let mut history = FeeHistory { oldest_block: newest + 1 - count, ..Default::default() };
-    let mut rewards = Vec::new();
-    for number in history.oldest_block..=newest {
-        let data = load(b, BlockRef::Number(number))?.ok_or_else(|| refused("header not found"))?;
-        let h = &data.header;
-        history.base_fee_per_gas.push(u128::from(h.base_fee_per_gas.unwrap_or_default()));
-        history.gas_used_ratio.push(h.gas_used as f64 / h.gas_limit as f64);
-        history.base_fee_per_blob_gas.push(1);
-        history.blob_gas_used_ratio.push(0.0);
-        if let Some(percentiles) = &percentiles {
-            rewards.push(reward(&data, percentiles));
-        }
+    fn index(v: &[Value]) -> RpcResult<usize> {
+        Ok(params::required::<U64>(v, 1, "index")?.to::<u64>() as usize)
     }
-    let next = match load(b, BlockRef::Number(newest + 1))? {
-        Some(next) => next.header.base_fee_per_gas.unwrap_or_default(),
-        None => b.chain.next_base_fee(),
-    };
-    history.base_fee_per_gas.push(u128::from(next));
-    history.base_fee_per_blob_gas.push(1);
-    history.reward = percentiles.map(|_| rewards);
-    serde_json::to_value(history).map_err(|e| refused(e.to_string())).map(|mut v| {
-        if count == 0 {
-            v["oldestBlock"] = json!("0x0");
+    method(m, "eth_getRawTransactionByHash", |b, v| {
+        let hash: B256 = params::required(&v, 0, "hash")?;
+        if let Some((number, index)) = b.chain.transaction(hash).map_err(fault)? {
+            return Ok(of(load(b, BlockRef::Number(number))?, index as usize));
         }
-        v
-    })
-}
-
-/// Tips at the given percentiles of a block's transactions, by count.
-fn reward(data: &BlockData, percentiles: &[f64]) -> Vec<u128> {
-    use alloy_consensus::Transaction as _;
-    let base_fee = data.header.base_fee_per_gas.unwrap_or_default();
-    let mut tips: Vec<u128> = data
-        .transactions
-        .iter()
-        .map(|(tx, _)| tx.effective_tip_per_gas(base_fee).unwrap_or_default())
-        .collect();
-    tips.sort_unstable();
-    percentiles
-        .iter()
-        .map(|p| match tips.len() {
-            0 => 0,
-            n => tips[((p / 100.0 * n as f64) as usize).min(n - 1)],
-        })
-        .collect()
+        Ok(b.chain.pooled(hash).map(|p| p.tx.encoded_2718().into()).unwrap_or_default())
+    })?;
+    method(m, "eth_getRawTransactionByBlockNumberAndIndex", |b, v| Ok(of(load(b, by_number(&v)?)?, index(&v)?)))?;
+    method(m, "eth_getRawTransactionByBlockHashAndIndex", |b, v| Ok(of(load(b, by_hash(&v)?)?, index(&v)?)))
 }

@@ -1,6 +1,7 @@
+use alloy_primitives::B256;
 use alloy_rpc_types_eth::Filter;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -15,6 +16,8 @@ const IDLE_MAX: Duration = Duration::from_secs(300);
 pub(crate) enum Kind {
     Blocks,
     Logs(Box<Filter>),
+    /// New transactions of the mempool.
+    Pending,
 }
 
 #[derive(Debug)]
@@ -25,13 +28,43 @@ struct Entry {
     polled: Instant,
 }
 
+/// Hashes of new transactions that are remembered for filters.
+const PENDING_MAX: usize = 10_000;
+
 /// Filters of all clients; bounded in number and idle time.
 #[derive(Debug, Default)]
-pub(crate) struct Filters(Mutex<(u64, HashMap<u64, Entry>)>);
+pub(crate) struct Filters {
+    filters: Mutex<(u64, HashMap<u64, Entry>)>,
+    /// The newest hashes, and the number of the first of them.
+    pending: Mutex<(u64, VecDeque<B256>)>,
+}
 
 impl Filters {
     fn lock(&self) -> MutexGuard<'_, (u64, HashMap<u64, Entry>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.filters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers a new transaction.
+    pub(crate) fn add_pending(&self, hash: B256) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.1.push_back(hash);
+        if pending.1.len() > PENDING_MAX {
+            pending.1.pop_front();
+            pending.0 += 1;
+        }
+    }
+
+    /// The number that the next new transaction gets.
+    pub(crate) fn newest_pending(&self) -> u64 {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.0 + pending.1.len() as u64
+    }
+
+    /// The remembered transactions from number `from` on.
+    pub(crate) fn pending_since(&self, from: u64) -> Vec<B256> {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let skip = usize::try_from(from.saturating_sub(pending.0)).unwrap_or(usize::MAX);
+        pending.1.iter().skip(skip).copied().collect()
     }
 
     /// Adds a filter that reports from block `next` on; `None` when there are too many.
@@ -50,10 +83,11 @@ impl Filters {
 
     /// The filter and the first block to report; later polls report from `head + 1`.
     pub(crate) fn poll(&self, id: u64, head: u64) -> Option<(Kind, u64)> {
+        let newest_pending = self.newest_pending();
         let mut guard = self.lock();
         let entry = guard.1.get_mut(&id)?;
         let from = entry.next;
-        entry.next = head + 1;
+        entry.next = if matches!(entry.kind, Kind::Pending) { newest_pending } else { head + 1 };
         entry.polled = Instant::now();
         Some((entry.kind.clone(), from))
     }

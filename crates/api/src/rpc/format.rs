@@ -21,7 +21,7 @@ pub(crate) fn block(data: &BlockData, full: bool) -> Block {
     } else {
         BlockTransactions::Hashes(data.transactions.iter().map(|(tx, _)| *tx.tx_hash()).collect())
     };
-    Block { header, uncles: vec![], transactions, withdrawals: Some(Default::default()) }
+    Block { header, uncles: vec![], transactions, withdrawals: Some(data.withdrawals.clone().into()) }
 }
 
 /// Transaction `index` of a block.

@@ -8,7 +8,8 @@ use super::{
     format::Place,
     params,
 };
-use crate::ports::BlockRef;
+use crate::ports::{BlockData, BlockRef};
+use alloy_consensus::ReceiptEnvelope;
 use alloy_primitives::U64;
 use alloy_rpc_types_eth::{Filter, FilterBlockOption, Log};
 use jsonrpsee::{RpcModule, core::RegisterMethodError};
@@ -31,6 +32,10 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Result<(), RegisterMethodE
         };
         add(b, Kind::Logs(Box::new(filter)), next)
     })?;
+    method(m, "eth_newPendingTransactionFilter", |b, _| {
+        let next = b.filters.newest_pending();
+        add(b, Kind::Pending, next)
+    })?;
     method(m, "eth_newBlockFilter", |b, _| add(b, Kind::Blocks, b.chain.head() + 1))?;
     method(m, "eth_uninstallFilter", |b, v| Ok(b.filters.remove(id(&v)?)))?;
     method(m, "eth_getFilterLogs", |b, v| match b.filters.kind(id(&v)?) {
@@ -45,7 +50,11 @@ fn id(v: &[Value]) -> RpcResult<u64> {
 }
 
 fn filter(v: &[Value]) -> RpcResult<Filter> {
-    let filter: Filter = params::required(v, 0, "filter")?;
+    bounded(params::required(v, 0, "filter")?)
+}
+
+/// Refuses a filter with too many items.
+pub(crate) fn bounded(filter: Filter) -> RpcResult<Filter> {
     let items = filter.address.iter().count() + filter.topics.iter().map(|t| t.iter().count()).sum::<usize>();
     if items > FILTER_ITEMS_MAX {
         return Err(invalid_params(format!("at most {FILTER_ITEMS_MAX} addresses and topics")));
@@ -60,12 +69,16 @@ fn add(b: &Backend, kind: Kind, next: u64) -> RpcResult<U64> {
 fn changes(b: &Backend, id: u64) -> RpcResult<Value> {
     let head = b.chain.head();
     let (kind, from) = b.filters.poll(id, head).ok_or_else(|| refused("filter not found"))?;
+    if matches!(kind, Kind::Pending) {
+        return Ok(json!(b.filters.pending_since(from)));
+    }
     let from = from.max((head + 1).saturating_sub(RANGE_MAX));
     match kind {
+        Kind::Pending => Ok(Value::Null),
         Kind::Blocks => {
-            let blocks = (from..=head).map(|n| b.chain.block(BlockRef::Number(n)).map_err(fault));
+            let headers = (from..=head).map(|n| b.chain.header(n).map_err(fault));
             let hashes: Vec<_> =
-                blocks.collect::<RpcResult<Vec<_>>>()?.into_iter().flatten().map(|d| d.hash).collect();
+                headers.collect::<RpcResult<Vec<_>>>()?.into_iter().flatten().map(|(hash, _)| hash).collect();
             Ok(json!(hashes))
         }
         Kind::Logs(filter) => {
@@ -120,25 +133,31 @@ fn get_logs(b: &Backend, filter: &Filter) -> RpcResult<Vec<Log>> {
 
 /// Appends the matching logs of one block.
 fn scan(b: &Backend, filter: &Filter, number: u64, out: &mut Vec<Log>) -> RpcResult<()> {
-    let Some(data) = b.chain.block(BlockRef::Number(number)).map_err(fault)? else { return Ok(()) };
-    if data.transactions.is_empty() || !filter.matches_bloom(data.header.logs_bloom) {
+    let Some((_, header)) = b.chain.header(number).map_err(fault)? else { return Ok(()) };
+    if header.gas_used == 0 || !filter.matches_bloom(header.logs_bloom) {
         return Ok(());
     }
+    let Some(data) = b.chain.block(BlockRef::Number(number)).map_err(fault)? else { return Ok(()) };
     let receipts = b.chain.receipts(number).map_err(fault)?.unwrap_or_default();
+    out.extend(matching(filter, &data, &receipts));
+    if out.len() > LOGS_MAX {
+        return Err(invalid_params(format!("query returned more than {LOGS_MAX} results; narrow it")));
+    }
+    Ok(())
+}
+
+/// The logs of a block that a filter wants.
+pub(crate) fn matching(filter: &Filter, data: &BlockData, receipts: &[ReceiptEnvelope]) -> Vec<Log> {
+    let mut out = Vec::new();
     let mut log_index = 0;
     for (index, (receipt, (tx, _))) in receipts.iter().zip(&data.transactions).enumerate() {
-        let place = Place { data: &data, hash: *tx.tx_hash(), index: index as u64 };
+        let place = Place { data, hash: *tx.tx_hash(), index: index as u64 };
         for log in receipt.logs() {
             if filter.matches(log) {
-                if out.len() == LOGS_MAX {
-                    return Err(invalid_params(format!(
-                        "query returned more than {LOGS_MAX} results; narrow it"
-                    )));
-                }
                 out.push(place.log(log.clone(), log_index));
             }
             log_index += 1;
         }
     }
-    Ok(())
+    out
 }

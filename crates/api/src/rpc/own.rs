@@ -1,13 +1,33 @@
 //! The network's own methods, for light clients.
 
-use super::{Backend, errors::fault, eth::method, params};
+use super::{
+    Backend,
+    errors::{RpcResult, fault},
+    eth::method,
+    params,
+};
 use alloy_primitives::U64;
 use jsonrpsee::{RpcModule, core::RegisterMethodError};
 use serde_json::Value;
 
+fn epoch(v: &[Value]) -> RpcResult<Option<u64>> {
+    Ok(params::optional::<U64>(v, 0, "epoch")?.map(|e| e.to()))
+}
+
 pub(crate) fn register(m: &mut RpcModule<Backend>) -> Result<(), RegisterMethodError> {
     method(m, "og_network", |b, _| Ok(b.chain.network()))?;
     method(m, "og_finalized", |b, _| b.chain.finalized().map_err(fault))?;
+    method(m, "og_handovers", |b, v| b.chain.handovers(epoch(&v)?).map_err(fault))?;
+    method(m, "og_validators", |b, v| b.chain.validators(epoch(&v)?).map_err(fault))?;
+    method(m, "og_finalHeader", |b, v| {
+        b.chain.final_header(params::required::<U64>(&v, 0, "block number")?.to()).map_err(fault)
+    })?;
+    method(m, "og_syncPoint", |b, _| b.chain.sync_point().map_err(fault))?;
+    method(m, "og_syncRange", |b, v| {
+        let number: U64 = params::required(&v, 0, "block number")?;
+        let cursor: String = params::optional(&v, 1, "cursor")?.unwrap_or_default();
+        b.chain.sync_range(number.to(), &cursor).map_err(fault)
+    })?;
     method(m, "og_receiptLogProof", |b, v| {
         let node = params::required(&v, 0, "node address")?;
         let size = match v.get(1) {

@@ -1,10 +1,12 @@
 //! Parameters as clients send them.
 
 use super::errors::{RpcResult, invalid_params};
-use crate::ports::{BlockRef, Call};
+use crate::ports::{BlockRef, CallOverrides};
 use alloy_eips::{BlockId, BlockNumberOrTag};
-use alloy_primitives::TxKind;
-use alloy_rpc_types_eth::TransactionRequest;
+use alloy_rpc_types_eth::{
+    TransactionRequest,
+    state::{AccountOverride, StateOverride},
+};
 use jsonrpsee::types::Params;
 use serde::de::DeserializeOwned;
 
@@ -58,24 +60,21 @@ pub(crate) fn from_tag(tag: BlockNumberOrTag) -> BlockRef {
 }
 
 /// A call object.
-pub(crate) fn call(values: &[serde_json::Value]) -> RpcResult<Call> {
-    let request: TransactionRequest = required(values, 0, "transaction")?;
-    let data = match (&request.input.input, &request.input.data) {
-        (Some(a), Some(b)) if a != b => {
-            return Err(invalid_params("both \"data\" and \"input\" are set and not equal; use \"input\""));
-        }
-        (a, b) => a.clone().or_else(|| b.clone()).unwrap_or_default(),
-    };
-    Ok(Call {
-        from: request.from,
-        to: match request.to {
-            Some(TxKind::Call(to)) => Some(to),
-            _ => None,
-        },
-        gas: request.gas,
-        gas_price: request.gas_price.or(request.max_fee_per_gas).filter(|p| *p > 0),
-        value: request.value.unwrap_or_default(),
-        data,
-        access_list: request.access_list.unwrap_or_default(),
-    })
+pub(crate) fn call(values: &[serde_json::Value]) -> RpcResult<TransactionRequest> {
+    required(values, 0, "transaction")
 }
+
+/// Overrides of state and block, as parameters `i` and `i + 1`.
+pub(crate) fn overrides(values: &[serde_json::Value], i: usize) -> RpcResult<CallOverrides> {
+    let state = optional::<StateOverride>(values, i, "state overrides")?;
+    let slots = |a: &AccountOverride| {
+        a.state.as_ref().map_or(0, |s| s.len()) + a.state_diff.as_ref().map_or(0, |s| s.len())
+    };
+    if state.as_ref().is_some_and(|s| s.values().map(|a| 1 + slots(a)).sum::<usize>() > OVERRIDES_MAX) {
+        return Err(invalid_params(format!("at most {OVERRIDES_MAX} overridden accounts and slots")));
+    }
+    Ok(CallOverrides { state, block: optional(values, i + 1, "block overrides")? })
+}
+
+/// Most overridden accounts and slots of one call.
+const OVERRIDES_MAX: usize = 10_000;

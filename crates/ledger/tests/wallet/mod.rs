@@ -1,10 +1,12 @@
 //! Accounts that sign every kind of transaction.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use alloy_consensus::{SignableTransaction, TxEip1559, TxEip2930, TxEnvelope, TxLegacy};
 use alloy_eips::eip2718::Encodable2718 as _;
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256};
-use types::signing;
+use ledger::{BlockInput, Executed, Genesis, GenesisAccount, Ledger, Turn};
+use std::collections::BTreeMap;
+use types::{FixedBytes, NetworkConfig, SystemContracts, ValidatorKey, signing};
 
 pub(crate) const CHAIN_ID: u64 = 7;
 const FEE_CAP: u128 = 100_000_000_000;
@@ -36,6 +38,11 @@ impl Wallet {
             fee_cap: FEE_CAP,
             tip: 1,
         }
+    }
+
+    /// One of many wallets, apart from those of [`new`](Self::new).
+    pub(crate) fn numbered(i: u32) -> Self {
+        Self { secret: alloy_primitives::keccak256(i.to_be_bytes()), ..Self::new(0) }
     }
 
     pub(crate) fn address(&self) -> Address {
@@ -111,5 +118,61 @@ impl Wallet {
         let raw = signing::sign(&self.secret, tx.signature_hash()).unwrap();
         let signature = Signature::from_raw_array(&raw).unwrap();
         TxEnvelope::from(tx.into_signed(signature)).encoded_2718().into()
+    }
+}
+
+/// A network of one validator whose keys nobody has, without contracts.
+pub(crate) fn network(epoch_blocks: u64) -> NetworkConfig {
+    let zero = Address::ZERO;
+    let key = ValidatorKey {
+        peer: B256::repeat_byte(1),
+        vote: FixedBytes::repeat_byte(2),
+        possession: FixedBytes::repeat_byte(3),
+    };
+    NetworkConfig {
+        version: 2,
+        chain_id: CHAIN_ID,
+        block_time_ms: 250,
+        epoch_blocks,
+        contracts: SystemContracts {
+            model_registry: zero,
+            node_registry: zero,
+            receipt_log: zero,
+            wrapped_native: zero,
+            staking: zero,
+        },
+        validators: vec![key],
+    }
+}
+
+/// A genesis in which the first four wallets have `balance` wei each.
+pub(crate) fn genesis(balance: U256) -> Genesis {
+    let account = GenesisAccount { balance, ..Default::default() };
+    let alloc: BTreeMap<_, _> = (0..4).map(|i| (Wallet::new(i).address(), account.clone())).collect();
+    Genesis {
+        chain_id: CHAIN_ID,
+        timestamp: 1000,
+        gas_limit: 30_000_000,
+        base_fee: 1_000_000_000,
+        alloc,
+        deployments: vec![],
+    }
+}
+
+/// The ledger and the executed genesis block of such a network.
+pub(crate) fn start(balance: U256) -> (Ledger, Executed) {
+    let (genesis, network) = (genesis(balance), network(1_000_000));
+    let executed = genesis.execute(&network).unwrap();
+    (Ledger::new(genesis.params(&network), executed.hash()), executed)
+}
+
+/// The input of a block that follows `parent`.
+pub(crate) fn input(parent: &Executed) -> BlockInput {
+    BlockInput {
+        timestamp: parent.header().timestamp + 1,
+        seal: B256::repeat_byte(7),
+        beneficiary: Address::repeat_byte(0xfe),
+        randomness: B256::repeat_byte(8),
+        turn: Turn::default(),
     }
 }

@@ -1,13 +1,18 @@
 //! The traits behind the servers.
 
-use alloy_consensus::{Header, ReceiptEnvelope, TxEnvelope};
-use alloy_eips::eip2930::AccessList;
+mod chain;
+
+pub use chain::{
+    AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault, Pooled,
+    SimulatedData,
+};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::mpsc;
-use types::{Address, B256, LogProof, ModelId, Receipt, ReceiptId, Rung, Sampling, Seal, U256};
+use types::{Address, B256, LogProof, ModelId, Receipt, ReceiptId, Rung, Sampling, Seal};
 
 /// A model that a node serves.
 #[derive(Clone, Debug)]
@@ -339,129 +344,4 @@ pub trait Inference: Send + Sync + 'static {
     fn checkpoint(&self) -> LogCheckpoint;
     /// Inclusion of leaf `index` in the log's first `size` leaves.
     fn inclusion(&self, index: u64, size: u64) -> Option<LogProof>;
-}
-
-/// Which block a query is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockRef {
-    /// By number.
-    Number(u64),
-    /// By hash.
-    Hash(B256),
-    /// The newest final block.
-    Latest,
-}
-
-/// A block with senders.
-#[derive(Clone, Debug)]
-pub struct BlockData {
-    /// Block hash.
-    pub hash: B256,
-    /// Header.
-    pub header: Header,
-    /// Transactions and who signed them.
-    pub transactions: Vec<(TxEnvelope, Address)>,
-    /// Encoded size in bytes.
-    pub size: usize,
-}
-
-/// A call that is not a transaction.
-#[derive(Clone, Debug, Default)]
-pub struct Call {
-    /// Caller.
-    pub from: Option<Address>,
-    /// Callee; absent for creation.
-    pub to: Option<Address>,
-    /// Gas limit.
-    pub gas: Option<u64>,
-    /// Fee cap in wei.
-    pub gas_price: Option<u128>,
-    /// Wei sent along.
-    pub value: U256,
-    /// Input.
-    pub data: types::Bytes,
-    /// EIP-2930 access list.
-    pub access_list: AccessList,
-}
-
-/// EIP-1186 proof.
-#[derive(Clone, Debug)]
-pub struct AccountProofData {
-    /// Nonce.
-    pub nonce: u64,
-    /// Balance in wei.
-    pub balance: U256,
-    /// keccak-256 of the code.
-    pub code_hash: B256,
-    /// Root of the storage trie.
-    pub storage_root: B256,
-    /// Nodes from the state root down.
-    pub account_proof: Vec<types::Bytes>,
-    /// Slot, value and nodes from the storage root down.
-    pub storage: Vec<(U256, U256, Vec<types::Bytes>)>,
-}
-
-/// Why a query has no result.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum ChainFault {
-    /// The transaction or call is refused; geth's wording.
-    #[error("{0}")]
-    Rejected(String),
-    /// The call reverted with this data.
-    #[error("execution reverted")]
-    Reverted(types::Bytes),
-    /// State of so old a block is not kept.
-    #[error("historical state of block {0} is not available; this node keeps the newest blocks only")]
-    StateUnavailable(u64),
-    /// No such block.
-    #[error("header not found")]
-    UnknownBlock,
-    /// Not yet.
-    #[error("not finalised yet: {0}; try again in a second")]
-    NotFinalised(String),
-    /// Our fault.
-    #[error("{0}")]
-    Internal(String),
-}
-
-/// What the JSON-RPC server needs. Methods may block for some milliseconds.
-pub trait Chain: Send + Sync + 'static {
-    /// EIP-155 chain id.
-    fn chain_id(&self) -> u64;
-    /// Number of the newest final block.
-    fn head(&self) -> u64;
-    /// Number of peers that are validators.
-    fn peers(&self) -> usize;
-    /// A block.
-    fn block(&self, at: BlockRef) -> Result<Option<BlockData>, ChainFault>;
-    /// Receipts of a block, in order.
-    fn receipts(&self, number: u64) -> Result<Option<Vec<ReceiptEnvelope>>, ChainFault>;
-    /// Block number and index of a final transaction.
-    fn transaction(&self, hash: B256) -> Result<Option<(u64, u32)>, ChainFault>;
-    /// A transaction that waits.
-    fn pooled(&self, hash: B256) -> Option<(TxEnvelope, Address)>;
-    /// Balance in wei.
-    fn balance(&self, at: BlockRef, address: Address) -> Result<U256, ChainFault>;
-    /// Nonce; `None` counts waiting transactions too.
-    fn nonce(&self, at: Option<BlockRef>, address: Address) -> Result<u64, ChainFault>;
-    /// Code.
-    fn code(&self, at: BlockRef, address: Address) -> Result<types::Bytes, ChainFault>;
-    /// A storage slot.
-    fn storage(&self, at: BlockRef, address: Address, slot: U256) -> Result<U256, ChainFault>;
-    /// EIP-1186 proof.
-    fn proof(&self, at: BlockRef, address: Address, slots: &[U256]) -> Result<AccountProofData, ChainFault>;
-    /// Runs a call.
-    fn call(&self, at: BlockRef, call: Call) -> Result<types::Bytes, ChainFault>;
-    /// Smallest sufficient gas limit.
-    fn estimate_gas(&self, at: BlockRef, call: Call) -> Result<u64, ChainFault>;
-    /// Takes a raw transaction.
-    fn submit(&self, raw: types::Bytes) -> Result<B256, ChainFault>;
-    /// Base fee of the next block, in wei.
-    fn next_base_fee(&self) -> u64;
-    /// `og_network`: configuration and genesis header.
-    fn network(&self) -> Value;
-    /// `og_finalized`: the newest block with a certificate.
-    fn finalized(&self) -> Result<Value, ChainFault>;
-    /// `og_receiptLogProof`: proof that the root of `size` of `node`'s log is in the newest certified state.
-    fn receipt_log_proof(&self, node: Address, size: u64) -> Result<Value, ChainFault>;
 }

@@ -1,0 +1,177 @@
+//! Which validators vote when, and whose turn a view is.
+
+use crate::{
+    Chain, ConsensusError, ValidatorSecret,
+    block::Context,
+    engine::Scheme,
+    keys::{VoteKey, peer_key, vote_key},
+};
+use alloy_primitives::FixedBytes;
+use commonware_codec::Encode as _;
+use commonware_consensus::types::{Epoch, Round};
+use commonware_cryptography::{
+    Signer as _,
+    certificate::{Provider, Scoped},
+    ed25519::PublicKey,
+};
+use commonware_utils::{
+    TryCollect as _,
+    ordered::{BiMap, Set},
+};
+use ledger::{MISSED_MAX, Turn};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, sync::Arc};
+use types::{NetworkConfig, ValidatorSet};
+
+/// Schemes of the newest sets that are kept; others are made again when old blocks are repaired.
+const SCHEMES_KEPT: usize = 8;
+
+/// The signing schemes of all epochs that are known: epochs up to the one that follows the newest final block.
+#[derive(Clone, Debug)]
+pub(crate) struct Epochs {
+    chain: Arc<Chain>,
+    secret: Arc<ValidatorSecret>,
+    /// By the first epoch of the set.
+    schemes: Arc<Mutex<BTreeMap<u64, Scoped<Scheme>>>>,
+}
+
+impl Epochs {
+    pub(crate) fn new(chain: Arc<Chain>, secret: ValidatorSecret) -> Self {
+        Self { chain, secret: Arc::new(secret), schemes: Arc::default() }
+    }
+
+    /// The epoch of the block that follows the newest final one.
+    pub(crate) fn current(&self) -> u64 {
+        self.chain.network().epoch_of(self.chain.head().number() + 1)
+    }
+
+    /// The validators of `epoch`, if that is known yet.
+    pub(crate) fn set(&self, epoch: u64) -> Option<ValidatorSet> {
+        let head = self.chain.head();
+        if epoch > self.chain.network().epoch_of(head.number() + 1) {
+            return None;
+        }
+        if head.validators().epoch <= epoch {
+            return Some((**head.validators()).clone());
+        }
+        self.chain.store().validators(epoch).ok().flatten()
+    }
+
+    /// The scheme for the engine of `epoch`: it signs when this validator votes, else it only follows. `None` when the epoch is unknown.
+    pub(crate) fn engine_scheme(&self, epoch: u64) -> Option<Scheme> {
+        let set = self.set(epoch)?;
+        // Who has forgotten what it voted for might vote twice.
+        let forgetful = self.chain.store().votes_from().map_or(true, |from| epoch < from);
+        if !forgetful && let Some(signer) = self.scoped(Epoch::new(epoch)).and_then(Scoped::into_scheme) {
+            return Some((*signer).clone());
+        }
+        let namespace = NetworkConfig::namespace(self.chain.genesis().hash());
+        participants(&set).ok().map(|participants| Scheme::verifier(&namespace, participants))
+    }
+
+    /// This validator's part of the randomness of a block that it proposes.
+    pub(crate) fn reveal(&self, round: Round) -> FixedBytes<48> {
+        self.secret.reveal(self.chain.genesis().hash(), round.epoch().get(), round.view().get())
+    }
+
+    fn make(&self, set: &ValidatorSet) -> Result<Scoped<Scheme>, ConsensusError> {
+        let namespace = NetworkConfig::namespace(self.chain.genesis().hash());
+        let participants = participants(set)?;
+        let signer = Scheme::signer(&namespace, participants.clone(), self.secret.vote.clone());
+        let me = self.secret.peer.public_key();
+        // A vote key that is in the set under another peer key must not sign here.
+        Ok(match signer.filter(|_| participants.keys().position(&me).is_some()) {
+            Some(signer) => Scoped::scheme(Arc::new(signer)),
+            None => Scoped::verifier(Arc::new(Scheme::verifier(&namespace, participants))),
+        })
+    }
+}
+
+impl Provider for Epochs {
+    type Scope = Epoch;
+    type Scheme = Scheme;
+
+    fn scoped(&self, epoch: Epoch) -> Option<Scoped<Scheme>> {
+        let set = self.set(epoch.get())?;
+        let mut schemes = self.schemes.lock();
+        if let Some(known) = schemes.get(&set.epoch) {
+            return Some(known.clone());
+        }
+        let made = match self.make(&set) {
+            Ok(made) => made,
+            Err(e) => {
+                tracing::error!(epoch = set.epoch, "unusable validator set: {e}");
+                return None;
+            }
+        };
+        schemes.insert(set.epoch, made.clone());
+        if schemes.len() > SCHEMES_KEPT {
+            schemes.pop_first();
+        }
+        Some(made)
+    }
+}
+
+/// The keys of a set in the engine's form.
+pub(crate) fn participants(set: &ValidatorSet) -> Result<BiMap<PublicKey, VoteKey>, ConsensusError> {
+    set.check().map_err(|e| ConsensusError::Key(e.to_string()))?;
+    let entries: Vec<_> = set
+        .members
+        .iter()
+        .map(|v| Ok((peer_key(&v.peer)?, vote_key(&v.vote)?)))
+        .collect::<Result<_, ConsensusError>>()?;
+    entries
+        .into_iter()
+        .try_collect::<BiMap<_, _>>()
+        .map_err(|_| ConsensusError::Key("two validators share a key".into()))
+}
+
+/// The peer keys of a set.
+pub(crate) fn peers(set: &ValidatorSet) -> Set<PublicKey> {
+    Set::from_iter_dedup(set.members.iter().filter_map(|v| peer_key(&v.peer).ok()))
+}
+
+/// The index of the leader of a view: validators take turns, as `RoundRobin` of the engine has it.
+fn leader(epoch: u64, view: u64, validators: usize) -> u64 {
+    epoch.wrapping_add(view) % validators as u64
+}
+
+/// Whose turn a block was, and whose turns passed since its parent. `None` when the leader is not in the set.
+pub(crate) fn turn(set: &ValidatorSet, context: &Context) -> Option<Turn> {
+    let peer = context.leader.encode();
+    let proposer = set.members.iter().position(|v| v.peer.as_slice() == peer.as_ref())? as u64;
+    let (epoch, view) = (context.round.epoch().get(), context.round.view().get());
+    let first = context.parent.0.get().saturating_add(1).max(view.saturating_sub(MISSED_MAX as u64));
+    let missed = (first..view).map(|v| leader(epoch, v, set.members.len())).collect();
+    Some(Turn { proposer, missed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::tests::config;
+    use commonware_consensus::{
+        simplex::elector::{Elector, RoundRobin},
+        types::View,
+    };
+    use commonware_cryptography::Sha256;
+
+    #[test]
+    fn leaders_are_those_of_the_engine() {
+        for n in [1, 2, 4, 7] {
+            let set = config(n).first_set();
+            let peers = peers(&set);
+            let elector = commonware_consensus::simplex::elector::Config::<Scheme>::build(
+                RoundRobin::<Sha256>::default(),
+                &peers,
+            );
+            for epoch in 0..5 {
+                for view in 1..30 {
+                    let round = Round::new(Epoch::new(epoch), View::new(view));
+                    let elected = Elector::<Scheme>::elect(&elector, round, ());
+                    assert_eq!(usize::from(elected) as u64, leader(epoch, view, set.members.len()));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! One validator: keys, ledger, consensus, JSON-RPC, and what it does by itself.
+
+use crate::{
+    chain_port::ChainPort,
+    files,
+    genesis::staking_rules,
+    network_file::{NetworkFile, Peer},
+};
+use alloy_consensus::TxEip1559;
+use alloy_sol_types::SolCall as _;
+use anyhow::{bail, ensure};
+use api::rpc::{RpcConfig, RpcServer};
+use client::{Account, contracts::Staking};
+use consensus::{Chain, ChainOptions, Validator, ValidatorConfig, ValidatorSecret};
+use ledger::{Retention, Store};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+use types::{Address, B256, Equivocation, U256};
+
+/// How often a validator looks for evidence that it has seen.
+const EVIDENCE_INTERVAL: Duration = Duration::from_secs(1);
+/// Gas for a report of equivocation.
+const EVIDENCE_GAS: u64 = 1_000_000;
+
+/// The secrets of a validator: its own keys, and the account that owns its stake.
+#[derive(Clone)]
+pub(crate) struct Keys {
+    pub(crate) validator: ValidatorSecret,
+    pub(crate) operator: B256,
+}
+
+impl Keys {
+    /// Reads the keys in `dir`, making them on first use.
+    pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
+        files::private_dir(dir)?;
+        let bytes = files::secret(&dir.join("validator.key"), || ValidatorSecret::generate().to_bytes())?;
+        let operator = files::secret(&dir.join("operator.key"), rand::random::<[u8; 32]>)?;
+        Ok(Self { validator: ValidatorSecret::from_bytes(&bytes)?, operator: B256::from(operator) })
+    }
+
+    pub(crate) fn operator(&self) -> anyhow::Result<Address> {
+        Ok(types::signing::address_of(&self.operator)?)
+    }
+}
+
+/// How a validator is run.
+pub(crate) struct Setup {
+    pub(crate) dir: PathBuf,
+    pub(crate) keys: Keys,
+    pub(crate) listen: SocketAddr,
+    pub(crate) announce: SocketAddr,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) retention: Retention,
+    pub(crate) rpc: TcpListener,
+    pub(crate) rpc_config: RpcConfig,
+}
+
+/// A running validator. Dropping it stops everything.
+pub(crate) struct Running {
+    pub(crate) chain: Arc<Chain>,
+    validator: Option<Validator>,
+    server: Option<RpcServer>,
+    evidence: JoinHandle<()>,
+}
+
+/// Opens the ledger in `dir`.
+pub(crate) fn open_chain(
+    dir: &Path,
+    file: &NetworkFile,
+    fee_recipient: Address,
+    retention: Retention,
+) -> anyhow::Result<Arc<Chain>> {
+    files::private_dir(dir)?;
+    let store = Arc::new(Store::open(dir, retention)?);
+    let options = ChainOptions { fee_recipient, background: true };
+    Ok(Arc::new(Chain::open(&file.genesis, file.network.clone(), store, options)?))
+}
+
+/// Starts a validator on the ledger in its folder.
+pub(crate) fn start(setup: Setup, file: &NetworkFile) -> anyhow::Result<Running> {
+    let chain = open_chain(&setup.dir, file, setup.keys.operator()?, setup.retention)?;
+    let me = setup.keys.validator.peer();
+    let peers = setup.peers.iter().filter(|p| p.key != me).map(|p| (p.key, p.address)).collect();
+    let config = ValidatorConfig {
+        secret: setup.keys.validator.clone(),
+        listen: setup.listen,
+        announce: setup.announce,
+        peers,
+        data_dir: setup.dir.join("consensus"),
+    };
+    let validator = Validator::start(config, chain.clone())?;
+    let server = api::rpc::serve(setup.rpc, Arc::new(ChainPort::new(chain.clone())), setup.rpc_config)?;
+    let evidence = tokio::spawn(report_evidence(chain.clone(), Account::new(setup.keys.operator)?));
+    Ok(Running { chain, validator: Some(validator), server: Some(server), evidence })
+}
+
+impl Running {
+    /// Fails when the validator has failed.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        if let Some(why) = self.chain.failure() {
+            bail!("it stopped: {why}");
+        }
+        let running = self.validator.as_ref().is_some_and(Validator::is_running);
+        ensure!(running, "it stopped; see the log");
+        Ok(())
+    }
+
+    /// Stops the servers, then the validator, and writes what is only in memory.
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+        self.evidence.abort();
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
+        match self.validator.take() {
+            Some(validator) => Ok(validator.stop()?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.evidence.abort();
+    }
+}
+
+/// Takes evidence of equivocation to the staking contract, for the reward.
+async fn report_evidence(chain: Arc<Chain>, account: Account) {
+    let mut ticks = tokio::time::interval(EVIDENCE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        while let Some(evidence) = chain.take_evidence() {
+            match report(&chain, &account, &evidence) {
+                Ok(hash) => info!(%hash, epoch = evidence.epoch, view = evidence.view, "reported an equivocation"),
+                Err(e) => warn!("cannot report an equivocation: {e:#}"),
+            }
+        }
+    }
+}
+
+fn report(chain: &Chain, account: &Account, evidence: &Equivocation) -> anyhow::Result<B256> {
+    let call = Staking::reportEquivocationCall { evidence: evidence.encode().into() };
+    let raw = account.sign(TxEip1559 {
+        chain_id: chain.network().chain_id,
+        nonce: chain.pending_nonce(account.address())?,
+        gas_limit: EVIDENCE_GAS,
+        max_fee_per_gas: u128::from(chain.head().next_base_fee()) * 2 + 1,
+        max_priority_fee_per_gas: 1,
+        to: alloy_primitives::TxKind::Call(chain.network().contracts.staking),
+        value: U256::ZERO,
+        input: call.abi_encode().into(),
+        ..Default::default()
+    })?;
+    Ok(chain.submit(raw)?)
+}
+
+/// What a validator needs at least: stake and some coins for fees.
+pub(crate) fn operator_funds() -> U256 {
+    staking_rules().min_stake * U256::from(10)
+}

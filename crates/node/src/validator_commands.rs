@@ -1,0 +1,243 @@
+//! `og validator …`.
+
+use crate::{
+    cli::{GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand},
+    commands::stop_signal,
+    genesis::{COIN, NewNetwork, staking_rules},
+    network_file::{NetworkFile, Peer},
+    output::outln,
+    sync,
+    validator::{self, Keys, Setup},
+};
+use alloy_sol_types::SolCall;
+use anyhow::{Context as _, ensure};
+use api::rpc::RpcConfig;
+use client::{Account, RpcClient, contracts::Staking};
+use ledger::Retention;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::{io::IsTerminal as _, time::Duration};
+use types::{Address, U256, ValidatorKey};
+
+/// What others need to know of a validator.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Member {
+    chain_id: u64,
+    operator: Address,
+    key: ValidatorKey,
+    peer: Peer,
+}
+
+pub(crate) async fn run(command: ValidatorCommand) -> anyhow::Result<()> {
+    match command {
+        ValidatorCommand::Init(args) => init(&args),
+        ValidatorCommand::Genesis(args) => genesis(&args),
+        ValidatorCommand::Run(args) => serve(args).await,
+        ValidatorCommand::Register(args) => register(&args).await,
+        ValidatorCommand::Exit(args) => act(&args, Staking::requestExitCall {}, "asked to leave").await,
+        ValidatorCommand::Withdraw(args) => act(&args, Staking::withdrawCall {}, "took the stake out").await,
+        ValidatorCommand::Unjail(args) => act(&args, Staking::unjailCall {}, "is out of jail").await,
+        ValidatorCommand::Status(args) => status(&args).await,
+    }
+}
+
+fn init(args: &InitArgs) -> anyhow::Result<()> {
+    let keys = Keys::open(&args.data)?;
+    let member = Member {
+        chain_id: args.chain_id,
+        operator: keys.operator()?,
+        key: keys.validator.public(args.chain_id),
+        peer: Peer { key: keys.validator.peer(), address: args.announce },
+    };
+    outln!("{}", serde_json::to_string_pretty(&member)?);
+    Ok(())
+}
+
+fn genesis(args: &GenesisArgs) -> anyhow::Result<()> {
+    let mut members = vec![];
+    for path in &args.members {
+        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let member: Member = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not what `og validator init` prints", path.display()))?;
+        ensure!(
+            member.chain_id == args.chain_id,
+            "{} was made for --chain-id {}, not {}",
+            path.display(),
+            member.chain_id,
+            args.chain_id
+        );
+        members.push(member);
+    }
+    let staking = ledger::StakingRules {
+        unbonding_seconds: args.unbonding,
+        validators_max: args.validators_max,
+        ..staking_rules()
+    };
+    let mut funded: Vec<_> = members.iter().map(|m| (m.operator, validator::operator_funds())).collect();
+    for fund in &args.funds {
+        let parsed = fund.split_once('=').and_then(|(a, c)| Some((a.parse().ok()?, c.parse::<u64>().ok()?)));
+        let (address, coins) = parsed.with_context(|| format!("{fund:?} is not ADDRESS=COINS"))?;
+        funded.push((address, U256::from(coins) * U256::from(COIN)));
+    }
+    let (genesis, network) = NewNetwork {
+        chain_id: args.chain_id,
+        block_time_ms: args.block_time,
+        epoch_blocks: args.epoch_blocks,
+        timestamp: crate::inference::now_ms() / 1000,
+        validators: members.iter().map(|m| (m.operator, m.key.clone())).collect(),
+        funded,
+        staking,
+    }
+    .build()?;
+    let hash = genesis.execute(&network)?.hash();
+    let file = NetworkFile { network, genesis, peers: members.iter().map(|m| m.peer).collect() };
+    file.network.check()?;
+    file.write(&args.out)?;
+    outln!("network {hash}: {} validators, chain id {}", members.len(), args.chain_id);
+    Ok(())
+}
+
+async fn serve(args: RunArgs) -> anyhow::Result<()> {
+    let stop = stop_signal();
+    tokio::pin!(stop);
+    let file = NetworkFile::read(&args.network)?;
+    let keys = Keys::open(&args.data)?;
+    let rpc = api::bind(args.rpc_listen, "JSON-RPC", "--rpc-listen")?;
+    // The consensus network binds for itself; this finds a taken port early, with a clear message.
+    drop(api::bind(args.listen, "peer-to-peer", "--listen")?);
+    if let Some(url) = args.sync.as_deref().filter(|_| sync::is_fresh(&args.data)) {
+        tokio::select! {
+            done = take_state(&args, &file, url) => done?,
+            stopped = &mut stop => return stopped,
+        }
+    }
+    let mut peers = file.peers.clone();
+    peers.extend(&args.peers);
+    let setup = Setup {
+        dir: args.data,
+        keys,
+        listen: args.listen,
+        announce: args.announce.unwrap_or(args.listen),
+        peers,
+        retention: if args.archive { Retention::Archive } else { Retention::Full },
+        rpc,
+        rpc_config: RpcConfig { debug: args.rpc_debug, ..RpcConfig::default() },
+    };
+    let running = validator::start(setup, &file)?;
+    outln!(
+        "Validator of network {} at block {}, JSON-RPC on http://{}",
+        running.chain.genesis().hash(),
+        running.chain.head().number(),
+        args.rpc_listen
+    );
+    let mut watch = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            stopped = &mut stop => {
+                stopped?;
+                break;
+            }
+            _ = watch.tick() => running.check()?,
+        }
+    }
+    tokio::task::spawn_blocking(move || running.stop()).await?
+}
+
+async fn take_state(args: &RunArgs, file: &NetworkFile, url: &str) -> anyhow::Result<()> {
+    let bar = match std::io::stderr().is_terminal() {
+        true => indicatif::ProgressBar::new_spinner(),
+        false => indicatif::ProgressBar::hidden(),
+    };
+    let progress = |entries, bytes| {
+        bar.set_message(format!("{entries} accounts and slots, {} MB", bytes / 1_000_000));
+        bar.tick();
+    };
+    let done = sync::run(&args.data, file, url, progress).await.with_context(|| format!("syncing from {url}"))?;
+    bar.finish_and_clear();
+    match done {
+        Some(done) => outln!(
+            "took the state of block {}: {} accounts and slots, {} bytes, {:.1} s",
+            done.number,
+            done.entries,
+            done.bytes,
+            done.took.as_secs_f64()
+        ),
+        None => outln!("{url} has no snapshot yet: replaying the chain"),
+    }
+    Ok(())
+}
+
+/// Sends a call to the staking contract.
+async fn send(args: &StakingArgs, value: U256, call: impl SolCall) -> anyhow::Result<Address> {
+    let keys = Keys::open(&args.data)?;
+    let rpc = RpcClient::new(&args.rpc);
+    let network = rpc.network().await?.network;
+    let account = Account::new(keys.operator)?;
+    let (to, data) = (network.contracts.staking, call.abi_encode().into());
+    account.send(&rpc, network.chain_id, to, value, data).await?;
+    Ok(account.address())
+}
+
+async fn act(args: &StakingArgs, call: impl SolCall, what: &str) -> anyhow::Result<()> {
+    let operator = send(args, U256::ZERO, call).await?;
+    outln!("validator of {operator} {what}");
+    Ok(())
+}
+
+async fn register(args: &RegisterArgs) -> anyhow::Result<()> {
+    let keys = Keys::open(&args.staking.data)?;
+    let rpc = RpcClient::new(&args.staking.rpc);
+    let network = rpc.network().await?.network;
+    let operator = keys.operator()?;
+    let stake = U256::from(args.stake) * U256::from(COIN);
+    let balance = rpc.balance(operator).await?;
+    ensure!(
+        balance > stake,
+        "account {operator} has {balance} wei, but needs a stake of {stake} and some wei for fees; send it coins first"
+    );
+    let (key, possession) = keys.validator.registration(network.chain_id, operator);
+    let call =
+        Staking::registerCall { peer: key.peer, vote: key.vote.into(), possession: possession.into() };
+    send(&args.staking, stake, call).await.context("registering (is the stake at least the contract's minimum?)")?;
+    outln!("registered {operator}; it votes from the next epoch on, if its stake is among the highest");
+    Ok(())
+}
+
+async fn status(args: &StatusArgs) -> anyhow::Result<()> {
+    let rpc = RpcClient::new(&args.rpc);
+    let staking = rpc.network().await?.network.contracts.staking;
+    let epoch = rpc.view(staking, &Staking::epochCall {}).await?;
+    let page = |offset: u64| Staking::candidatesCall { offset: U256::from(offset), limit: U256::from(100) };
+    let mut candidates = vec![];
+    loop {
+        let found = rpc.view(staking, &page(candidates.len() as u64)).await?;
+        let last = found.len() < 100;
+        candidates.extend(found);
+        if last {
+            break;
+        }
+    }
+    if args.json {
+        let list: Vec<_> = candidates
+            .iter()
+            .map(|c| {
+                json!({"operator": c.operator, "peer": c.peer, "stake": c.stake.to_string(), "active": c.active,
+                    "jailed_until": c.jailedUntil, "exit_at": c.exitAt, "tombstoned": c.tombstoned})
+            })
+            .collect();
+        outln!("{:#}", json!({"epoch": epoch, "candidates": list}));
+        return Ok(());
+    }
+    outln!("epoch {epoch}");
+    for c in candidates {
+        let state = match (c.tombstoned, c.jailedUntil > 0, c.active) {
+            (true, ..) => "slashed",
+            (_, true, _) => "jailed",
+            (.., true) => "active",
+            _ => "waiting",
+        };
+        outln!("  {}  {:<8} {} coins", c.operator, state, c.stake / U256::from(COIN));
+    }
+    Ok(())
+}
