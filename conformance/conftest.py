@@ -117,6 +117,14 @@ def artifact(name):
     return json.loads((ROOT / "contracts" / "artifacts" / f"{name}.json").read_text())
 
 
+def deployed(w3, devnet, name):
+    """A new account, and a contract without constructor arguments that it deployed."""
+    owner, code = fund(w3, devnet), artifact(name)
+    receipt = send(w3, owner, data=code["bytecode"], gas=3_000_000)
+    assert receipt["status"] == 1
+    return owner, w3.eth.contract(address=receipt["contractAddress"], abi=code["abi"])
+
+
 @pytest.fixture(scope="session")
 def contracts(w3, devnet):
     """The system contracts at the addresses of the ready file."""

@@ -66,13 +66,16 @@ class Devnet:
         self.log = self.folder / "devnet.log"
         # One JSON-RPC port a validator, from the first on.
         self.rpc_port, self.proxy_port = free_port(run=8), free_port()
+        # 0 lets the system choose. Set it before the start to know the ports of the validators.
+        self.p2p_port = 0
         self.process = None
         self.ready = None
 
     def command(self):
         return [
             OG, "devnet", "--data", str(self.data), "--rpc-port", str(self.rpc_port), "--proxy-port",
-            str(self.proxy_port), "--node-port", "0", "--p2p-port", "0", "--ready-file", str(self.ready_file), *self.more,
+            str(self.proxy_port), "--node-port", "0", "--p2p-port", str(self.p2p_port), "--ready-file",
+            str(self.ready_file), *self.more,
             *shlex.split(os.environ.get("OG_DEVNET_ARGS", "")),
         ]  # fmt: skip
 

@@ -99,12 +99,15 @@ def receipt_id(claim):
     return "0x" + keccak(b"".join([*parts, *(raw(claim[k].lower()) for k in ("genesis", "node", "request_hash"))])).hex()
 
 
+def rlp_number(n):
+    return n.to_bytes((n.bit_length() + 7) // 8)
+
+
 def model_id(m):
     """keccak-256 of the manifest's RLP."""
-    number = lambda n: n.to_bytes((n.bit_length() + 7) // 8)  # noqa: E731
     fields = [
-        number(m["version"]), m["name"].encode(), m["architecture"].encode(), number(m["arithmetic_version"]),
-        number(m["context_length"]), number(m["vocab_size"]), number(m["parameters"]),
+        rlp_number(m["version"]), m["name"].encode(), m["architecture"].encode(), rlp_number(m["arithmetic_version"]),
+        rlp_number(m["context_length"]), rlp_number(m["vocab_size"]), rlp_number(m["parameters"]),
         [[h["name"].encode(), h["value"].encode()] for h in m["hyperparameters"]],
         raw(m["weights_root"]), raw(m["tokenizer_hash"]), raw(m["template_hash"]), m["licence"].encode(),
     ]  # fmt: skip
@@ -145,23 +148,50 @@ def pair_equal(signature, message, dst, key):
 
 
 def network_commitment(network):
-    number = lambda n: n.to_bytes((n.bit_length() + 7) // 8)  # noqa: E731
-    names = ("model_registry", "node_registry", "receipt_log", "wrapped_native")
+    names = ("model_registry", "node_registry", "receipt_log", "wrapped_native", "staking")
     contracts = [raw(network["contracts"][name].lower()) for name in names]
     validators = [[raw(v["peer"]), raw(v["vote"]), raw(v["possession"])] for v in network["validators"]]
-    numbers = [number(network[k]) for k in ("version", "chain_id", "block_time_ms")]
-    return keccak(b"og/network/1" + rlp.encode([*numbers, contracts, validators]))
+    numbers = [rlp_number(network[k]) for k in ("version", "chain_id", "block_time_ms", "epoch_blocks")]
+    return keccak(b"og/network/2" + rlp.encode([*numbers, contracts, validators]))
 
 
-def check_finality(proof, genesis_hash):
-    """A quorum of the validators that genesis names finalised the header."""
-    validators, certificate = proof["network"]["validators"], proof["ledger"]["certificate"]
-    keys = [signature_to_G2(raw(v["vote"])) for v in validators]
+def pairs(members):
+    """The keys of a validator set as its commitments have them. Sorted by peer key, without repetition."""
+    keys = [[raw(m["peer"]), raw(m["vote"])] for m in members]
+    peers = [peer for peer, _ in keys]
+    assert keys and peers == sorted(set(peers))
+    return keys
+
+
+def set_commitment(members):
+    """`parentBeaconBlockRoot` of every block for which these validators vote."""
+    return keccak(b"og/validators/1" + rlp.encode(pairs(members)))
+
+
+def requests_hash(epoch, members):
+    """`requestsHash` (EIP-7685) of the block whose only request names the validators from `epoch` on."""
+    request = b"\xf0" + rlp.encode([rlp_number(epoch), pairs(members)])
+    return hashlib.sha256(hashlib.sha256(request).digest()).digest()
+
+
+def check_first_set(network):
+    """The validators that genesis names prove that they know their vote keys."""
+    validators = network["validators"]
     assert len({v["vote"] for v in validators}) == len(validators)
-    space = b"og/possession/1/" + proof["network"]["chain_id"].to_bytes(8)
-    for validator, key in zip(validators, keys, strict=True):
+    space = b"og/possession/1/" + network["chain_id"].to_bytes(8)
+    for validator in validators:
         message = varint(len(space)) + space + raw(validator["vote"])
+        key = signature_to_G2(raw(validator["vote"]))
         assert pair_equal(pubkey_to_G1(raw(validator["possession"])), message, POSSESSION_DST, key)
+
+
+def check_final(header, certificate, members, epoch_blocks, genesis_hash):
+    """A quorum of `members` finalised the header, and it names them. Returns its fields."""
+    assert "0x" + keccak(header).hex() == certificate["block_hash"]
+    fields = rlp.decode(header)
+    assert certificate["epoch"] == int.from_bytes(fields[NUMBER]) // epoch_blocks
+    assert fields[FIELDS.index("parentBeaconBlockRoot")] == set_commitment(members)
+    keys = [signature_to_G2(vote) for _, vote in pairs(members)]
     bits = raw(certificate["signers"])
     signers = [i for i in range(len(bits) * 8) if bits[i // 8] >> i % 8 & 1]
     assert len(bits) == (len(keys) + 7) // 8 and all(i < len(keys) for i in signers)
@@ -173,12 +203,26 @@ def check_finality(proof, genesis_hash):
     views = b"".join(varint(certificate[k]) for k in ("epoch", "view", "parent_view"))
     message = varint(len(space)) + space + views + raw(certificate["block_hash"])
     assert pair_equal(pubkey_to_G1(raw(certificate["signature"])), message, VOTE_DST, total)
+    return fields
+
+
+def follow(network, handovers, genesis_hash):
+    """Who votes after the handovers, starting from the validators that genesis names."""
+    epoch, members = 0, network["validators"]
+    for handover in handovers:
+        following = handover["next"]
+        assert following["epoch"] > epoch
+        fields = check_final(raw(handover["header"]), handover["certificate"], members, network["epoch_blocks"], genesis_hash)
+        assert int.from_bytes(fields[NUMBER]) == following["epoch"] * network["epoch_blocks"] - 1
+        epoch, members = following["epoch"], following["members"]
+        assert fields[FIELDS.index("requestsHash")] == requests_hash(epoch, members)
+    return members
 
 
 def check(file):
     """Checks the bytes of a proof file. Returns the proof."""
     proof = json.loads(file)
-    assert proof["format"] == "og-proof/1"
+    assert proof["format"] == "og-proof/2"
     claim, ledger = proof["receipt"]["claim"], proof["ledger"]
     leaf = check_receipt(proof)
     assert model_id(proof["manifest"]) == claim["model"]
@@ -187,12 +231,13 @@ def check(file):
     assert "0x" + keccak(genesis).hex() == claim["genesis"]
     assert rlp.decode(genesis)[FIELDS.index("extraData")] == network_commitment(proof["network"])
     assert proof["network"]["chain_id"] == claim["chain_id"]
-    header = raw(ledger["header"])
-    assert "0x" + keccak(header).hex() == ledger["certificate"]["block_hash"]
-    check_finality(proof, keccak(genesis))
-    fields = rlp.decode(header)
+    network = proof["network"]
+    assert network["version"] == 2 and network["epoch_blocks"] >= 2
+    check_first_set(network)
+    members = follow(network, ledger["handovers"], keccak(genesis))
+    fields = check_final(raw(ledger["header"]), ledger["certificate"], members, network["epoch_blocks"], keccak(genesis))
     assert claim["anchor_number"] <= int.from_bytes(fields[NUMBER])
-    address = to_checksum_address(proof["network"]["contracts"]["receipt_log"])
+    address = to_checksum_address(network["contracts"]["receipt_log"])
     _, _, storage_root, _ = proved_account(fields[STATE_ROOT], address, ledger["account_proof"])
     slot = log_slot(claim["node"], proof["log"]["size"])
     assert proved_storage(storage_root, slot, ledger["storage_proof"]) == int.from_bytes(log_root(leaf, proof["log"]))

@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 SCRIPTS = Path(os.environ.get("OG_NODE_SCRIPTS", HERE))
 
 
-@pytest.mark.parametrize("script", ["ethers", "openai", "viem"])
+@pytest.mark.parametrize("script", ["ethers", "ethers_ws", "openai", "viem", "viem_ws"])
 def test_client(devnet, w3, script):
     account = fund(w3, devnet)
     env = {

@@ -22,14 +22,14 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("node", &["types", "verify", "kernels", "engine", "signed", "ledger", "consensus", "api", "client"]),
     ("sim", &["types", "verify", "kernels", "engine", "signed", "ledger", "consensus", "api", "client"]),
     ("xtask", &[]),
-    ("fuzz", &["types", "engine", "ledger", "client"]),
+    ("fuzz", &["types", "verify", "engine", "ledger", "consensus", "client"]),
 ];
 
 /// Foreign crates that have one home (tests of the whole cluster aside).
 const HOMES: [(&str, &[&str]); 8] = [
     ("commonware-", &["consensus", "sim"]),
     ("revm", &["ledger"]),
-    ("redb", &["ledger", "node"]),
+    ("redb", &["ledger", "node", "sim"]),
     ("jsonrpsee", &["api"]),
     ("blst", &["verify"]),
     ("tokenizers", &["engine"]),

@@ -12,21 +12,33 @@
 //! **What you may not do here.** Depend on the ledger, the engine or consensus: a checker must not share the code of what it
 //! checks.
 
-pub mod chat;
+pub mod chain;
 pub mod check;
 pub mod contracts;
-mod directory;
-mod error;
 pub mod light;
 pub mod proof;
+
+// What talks to servers is not for browsers.
+#[cfg(not(target_family = "wasm"))]
+pub mod chat;
+#[cfg(not(target_family = "wasm"))]
+mod directory;
+#[cfg(not(target_family = "wasm"))]
+mod error;
+#[cfg(not(target_family = "wasm"))]
 pub mod proxy;
+#[cfg(not(target_family = "wasm"))]
 mod rpc;
+#[cfg(not(target_family = "wasm"))]
 mod tx;
 
-pub use directory::{Directory, Offer};
-pub use error::ClientError;
-pub use rpc::{Finalized, NetworkInfo, RpcClient};
-pub use tx::Account;
+#[cfg(not(target_family = "wasm"))]
+pub use {
+    directory::{Directory, Offer},
+    error::ClientError,
+    rpc::{Finalized, NetworkInfo, RpcClient},
+    tx::Account,
+};
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 use crate::{
     Block, Chain, ConsensusError,
-    block::{Context, seal},
+    block::Context,
     engine::Scheme,
-    epochs::{self, Epochs},
+    epochs::Epochs,
 };
 use alloy_primitives::B256;
 use commonware_actor::Feedback;
@@ -109,16 +109,13 @@ where
             runtime.sleep(Duration::from_millis(earliest - now)).await;
         }
         let timestamp_ms = runtime.current().epoch_millis().max(earliest);
-        let reveal = self.epochs.reveal(context.round);
-        let seal = seal(&context, timestamp_ms, &reveal);
-        let randomness = finality::randomness(parent.header().mix_hash, &reveal);
-        let turn = epochs::turn(parent.validators(), &context)?;
-        let chain = self.chain.clone();
+        let this = self.clone();
         // Execution takes a while; other tasks of this thread must go on.
-        let build = move |_| async move { chain.build(&parent, timestamp_ms / 1000, seal, randomness, turn) };
+        let build = move |_| async move {
+            Block::propose(&this.chain, this.epochs.secret(), context, timestamp_ms, &parent)
+        };
         match runtime.child("build").shared(true).spawn(build).await.ok()? {
-            Ok(built) => {
-                let block = Block::new(context, timestamp_ms, reveal, built.block().clone());
+            Ok(block) => {
                 let digest = block.digest();
                 Some(Digested::precomputed(block, digest))
             }

@@ -1,3 +1,4 @@
+use crate::{Chain, ConsensusError, ValidatorSecret, epochs};
 use alloy_primitives::{B256, FixedBytes, Keccak256};
 use bytes::{BufMut, Bytes};
 use commonware_codec::{
@@ -9,10 +10,12 @@ use commonware_consensus::{
     types::{Epoch, Height, Round, View},
 };
 use commonware_cryptography::{Digest as _, Digestible, ed25519, keccak256::Digest};
+use ledger::Executed;
 use std::sync::Arc;
+use verify::finality;
 
 /// The consensus context a block is proposed in: round, leader and certified parent.
-pub(crate) type Context = SimplexContext<Digest, ed25519::PublicKey>;
+pub type Context = SimplexContext<Digest, ed25519::PublicKey>;
 
 /// Upper bound on the encoded consensus context (varints, a 32-byte key, a 32-byte digest).
 const CONTEXT_BYTES_MAX: usize = 256;
@@ -52,8 +55,8 @@ pub(crate) fn seal(context: &Context, timestamp_ms: u64, reveal: &FixedBytes<48>
 }
 
 impl Block {
-    /// A block proposed in `context`. The caller has put [`seal`] into the header.
-    pub(crate) fn new(
+    /// A block proposed in `context`. The caller has put the seal over the other arguments into the header: see [`propose`](Self::propose).
+    pub fn new(
         context: Context,
         timestamp_ms: u64,
         reveal: FixedBytes<48>,
@@ -61,6 +64,26 @@ impl Block {
     ) -> Self {
         let digest = Digest::from(inner.hash().0);
         Self { context, timestamp_ms, reveal, inner, digest }
+    }
+
+    /// Builds the block that follows `parent` from the mempool of `chain`, in the name of the validator with these keys.
+    ///
+    /// # Errors
+    /// [`ConsensusError::UnknownLeader`] when the validator is not in the set, [`ConsensusError::Ledger`] when the block cannot be built.
+    pub fn propose(
+        chain: &Chain,
+        secret: &ValidatorSecret,
+        context: Context,
+        timestamp_ms: u64,
+        parent: &Executed,
+    ) -> Result<Self, ConsensusError> {
+        let (epoch, view) = (context.round.epoch().get(), context.round.view().get());
+        let reveal = secret.reveal(chain.genesis().hash(), epoch, view);
+        let turn = epochs::turn(parent.validators(), &context).ok_or(ConsensusError::UnknownLeader)?;
+        let randomness = finality::randomness(parent.header().mix_hash, &reveal);
+        let seal = seal(&context, timestamp_ms, &reveal);
+        let built = chain.build(parent, timestamp_ms / 1000, seal, randomness, turn)?;
+        Ok(Self::new(context, timestamp_ms, reveal, built.block().clone()))
     }
 
     /// The genesis block; its context is the same in all networks.
@@ -79,7 +102,8 @@ impl Block {
         self.timestamp_ms
     }
 
-    pub(crate) fn reveal(&self) -> &FixedBytes<48> {
+    /// The proposer's contribution to the chain's randomness.
+    pub fn reveal(&self) -> &FixedBytes<48> {
         &self.reveal
     }
 

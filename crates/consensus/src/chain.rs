@@ -5,6 +5,7 @@ use alloy_sol_types::{SolCall as _, sol};
 use futures::channel::mpsc;
 use ledger::{BlockInput, CallOutcome, Executed, Genesis, Ledger, Mempool, Overrides, RecoveredTx, Standing, Store, Turn};
 use parking_lot::{Mutex, RwLock};
+use quick_cache::sync::Cache;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,6 +21,9 @@ const PENDING_BLOCKS: usize = 512;
 
 /// Transactions waiting to be sent to peers.
 const GOSSIP_QUEUE: usize = 20_000;
+
+/// Checked transactions that are remembered.
+const CHECKED: usize = 40_000;
 
 /// Pieces of evidence that wait for somebody to take them.
 const EVIDENCE_QUEUE: usize = 64;
@@ -60,6 +64,9 @@ pub struct Chain {
     /// The newest final blocks, oldest first; never empty.
     recent: RwLock<VecDeque<Executed>>,
     mempool: Mutex<Mempool>,
+    /// Transactions whose signatures were checked a while ago, whether they came by gossip, from a client or in a block: checking is most of
+    /// the work that a transfer makes.
+    checked: Cache<B256, Arc<RecoveredTx>>,
     store: Arc<Store>,
     flusher: Option<Flusher>,
     on_commit: RwLock<Vec<OnCommit>>,
@@ -115,6 +122,7 @@ impl Chain {
             pending: Mutex::new(HashMap::from([(head.hash(), head.clone())])),
             recent: RwLock::new(VecDeque::from([head])),
             mempool: Mutex::new(mempool),
+            checked: Cache::new(CHECKED),
             store,
             flusher,
             on_commit: RwLock::default(),
@@ -192,7 +200,8 @@ impl Chain {
         self.network.block_time_ms
     }
 
-    pub(crate) fn executed(&self, hash: &B256) -> Option<Executed> {
+    /// The executed block with this hash: the head, or one that is not final yet.
+    pub fn executed(&self, hash: &B256) -> Option<Executed> {
         self.pending.lock().get(hash).cloned()
     }
 
@@ -229,12 +238,15 @@ impl Chain {
             return Ok(known);
         }
         let turn = epochs::turn(parent.validators(), block.context_ref()).ok_or(ConsensusError::UnknownLeader)?;
-        let known: HashMap<_, _> = {
-            let mempool = self.mempool.lock();
-            let txs = &block.ledger_block().transactions;
-            txs.iter().filter_map(|tx| Some((*tx.tx_hash(), mempool.get(tx.tx_hash())?))).collect()
-        };
-        let known = |hash: &B256| known.get(hash).cloned();
+        let txs = &block.ledger_block().transactions;
+        let chain_id = self.network.chain_id;
+        txs.par_iter().filter(|tx| self.checked.peek(tx.tx_hash()).is_none()).for_each(|tx| {
+            // A bad one is found again, and refused, when it is executed.
+            if let Ok(tx) = RecoveredTx::recover(tx.clone(), chain_id) {
+                self.checked.insert(tx.hash(), Arc::new(tx));
+            }
+        });
+        let known = |hash: &B256| self.checked.get(hash);
         let executed = self.ledger.execute(parent, block.ledger_block(), &turn, &known)?;
         self.remember(&executed);
         Ok(executed)
@@ -350,12 +362,21 @@ impl Chain {
     }
 
     fn admit(&self, raw: &[u8]) -> Result<B256, ConsensusError> {
-        let refuse = |e: ledger::LedgerError| ConsensusError::Transaction(e.to_string());
-        self.insert(RecoveredTx::decode(raw, self.network.chain_id).map_err(refuse)?)
+        self.insert(self.check(raw).map_err(|e| ConsensusError::Transaction(e.to_string()))?)
     }
 
-    fn insert(&self, tx: RecoveredTx) -> Result<B256, ConsensusError> {
-        let tx = Arc::new(tx);
+    /// Decodes a transaction and checks its signature, unless that was done already.
+    fn check(&self, raw: &[u8]) -> Result<Arc<RecoveredTx>, ledger::LedgerError> {
+        let hash = alloy_primitives::keccak256(raw);
+        if let Some(known) = self.checked.get(&hash) {
+            return Ok(known);
+        }
+        let tx = Arc::new(RecoveredTx::decode(raw, self.network.chain_id)?);
+        self.checked.insert(hash, tx.clone());
+        Ok(tx)
+    }
+
+    fn insert(&self, tx: Arc<RecoveredTx>) -> Result<B256, ConsensusError> {
         let head = self.head();
         let inserted = self.mempool.lock().insert(tx.clone(), &head);
         inserted.map_err(|e| ConsensusError::Transaction(e.to_string()))?;
@@ -367,11 +388,8 @@ impl Chain {
 
     /// Takes raw transactions from a peer; signatures are checked on all cores. Returns how many were new and good.
     pub(crate) fn admit_all(&self, raws: &[Bytes]) -> usize {
-        let known = |raw: &Bytes| self.mempool.lock().get(&alloy_primitives::keccak256(raw)).is_some();
-        let fresh: Vec<_> = raws.iter().filter(|raw| !known(raw)).collect();
-        let decoded: Vec<_> =
-            fresh.par_iter().map(|raw| RecoveredTx::decode(raw, self.network.chain_id)).collect();
-        decoded.into_iter().filter_map(|tx| self.insert(tx.ok()?).ok()).count()
+        let checked: Vec<_> = raws.par_iter().map(|raw| self.check(raw)).collect();
+        checked.into_iter().filter_map(|tx| self.insert(tx.ok()?).ok()).count()
     }
 
     /// The next nonce of `address`, counting transactions in the mempool.

@@ -3,13 +3,13 @@
 use crate::{
     Application, Block, Chain, ConsensusError,
     block::BLOCK_BYTES_MAX,
-    epochs::Epochs,
+    epochs::{Epochs, participants},
     evidence::Watch,
     gossip,
     keys::ValidatorSecret,
     orchestrator::{self, BUFFER_BYTES, Channels, MAILBOX},
 };
-use alloy_primitives::{Bytes, FixedBytes};
+use alloy_primitives::{B256, Bytes, FixedBytes};
 use commonware_broadcast::buffered;
 use commonware_codec::{Encode as _, RangeCfg, Read as _, Write as _};
 use commonware_consensus::{
@@ -42,7 +42,7 @@ use commonware_utils::{NZDuration, NZU64, NZUsize};
 use futures::{StreamExt as _, channel::mpsc};
 use rand::{CryptoRng, Rng};
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
-use types::FinalityCertificate;
+use types::{FinalityCertificate, NetworkConfig, ValidatorSet};
 
 /// Votes and certificates: attributable aggregated BLS signatures. One alias, so that the engine is compiled once.
 pub type Scheme = bls12381_multisig::Scheme<PublicKey, MinSig>;
@@ -76,6 +76,23 @@ impl Timing {
         let leader = Duration::from_millis(block_time_ms.saturating_mul(2) + 1000);
         Self { leader, certification: leader + Duration::from_secs(1) }
     }
+}
+
+/// The scheme with which the holder of these keys votes among `set`; `None` when it is not in the set.
+///
+/// # Errors
+/// [`ConsensusError::Key`] for an unusable set.
+pub fn scheme(
+    set: &ValidatorSet,
+    genesis: B256,
+    secret: &ValidatorSecret,
+) -> Result<Option<Scheme>, ConsensusError> {
+    let participants = participants(set)?;
+    // A vote key that is in the set under another peer key must not sign here.
+    if participants.keys().position(&secret.peer.public_key()).is_none() {
+        return Ok(None);
+    }
+    Ok(Scheme::signer(&NetworkConfig::namespace(genesis), participants, secret.vote.clone()))
 }
 
 /// Starts all actors of the validator with these keys and returns their handles.

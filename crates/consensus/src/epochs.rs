@@ -3,14 +3,12 @@
 use crate::{
     Chain, ConsensusError, ValidatorSecret,
     block::Context,
-    engine::Scheme,
+    engine::{self, Scheme},
     keys::{VoteKey, peer_key, vote_key},
 };
-use alloy_primitives::FixedBytes;
 use commonware_codec::Encode as _;
-use commonware_consensus::types::{Epoch, Round};
+use commonware_consensus::types::Epoch;
 use commonware_cryptography::{
-    Signer as _,
     certificate::{Provider, Scoped},
     ed25519::PublicKey,
 };
@@ -69,20 +67,19 @@ impl Epochs {
         participants(&set).ok().map(|participants| Scheme::verifier(&namespace, participants))
     }
 
-    /// This validator's part of the randomness of a block that it proposes.
-    pub(crate) fn reveal(&self, round: Round) -> FixedBytes<48> {
-        self.secret.reveal(self.chain.genesis().hash(), round.epoch().get(), round.view().get())
+    /// This validator's keys.
+    pub(crate) fn secret(&self) -> &ValidatorSecret {
+        &self.secret
     }
 
     fn make(&self, set: &ValidatorSet) -> Result<Scoped<Scheme>, ConsensusError> {
-        let namespace = NetworkConfig::namespace(self.chain.genesis().hash());
-        let participants = participants(set)?;
-        let signer = Scheme::signer(&namespace, participants.clone(), self.secret.vote.clone());
-        let me = self.secret.peer.public_key();
-        // A vote key that is in the set under another peer key must not sign here.
-        Ok(match signer.filter(|_| participants.keys().position(&me).is_some()) {
+        let genesis = self.chain.genesis().hash();
+        Ok(match engine::scheme(set, genesis, &self.secret)? {
             Some(signer) => Scoped::scheme(Arc::new(signer)),
-            None => Scoped::verifier(Arc::new(Scheme::verifier(&namespace, participants))),
+            None => {
+                let namespace = NetworkConfig::namespace(genesis);
+                Scoped::verifier(Arc::new(Scheme::verifier(&namespace, participants(set)?)))
+            }
         })
     }
 }
@@ -152,7 +149,7 @@ mod tests {
     use crate::keys::tests::config;
     use commonware_consensus::{
         simplex::elector::{Elector, RoundRobin},
-        types::View,
+        types::{Round, View},
     };
     use commonware_cryptography::Sha256;
 

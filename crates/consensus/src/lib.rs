@@ -29,7 +29,7 @@ mod orchestrator;
 mod validator;
 
 pub use application::Application;
-pub use block::Block;
+pub use block::{Block, Context};
 pub use chain::{Chain, ChainOptions};
 pub use engine::{Timing, start};
 pub use error::ConsensusError;

@@ -35,6 +35,8 @@ use tracing::{debug, error, info};
 
 /// Bytes that journals buffer.
 pub(crate) const BUFFER_BYTES: usize = 1 << 20;
+/// Epochs before the last one whose journals are looked for and removed.
+const OLD_JOURNALS: u64 = 4;
 /// Messages that an engine keeps waiting.
 pub(crate) const MAILBOX: usize = 1024;
 
@@ -198,7 +200,11 @@ where
             // A state sync in the middle of the epoch.
             None => Floor::Finalized(self.anchor.clone().ok_or_else(unknown)?),
         };
-        let partition = format!("{}-consensus-{epoch}", self.id);
+        let partition = |epoch: u64| format!("{}-consensus-{epoch}", self.id);
+        // Votes of epochs that are over can be contradicted by nobody any more.
+        for old in epoch.saturating_sub(OLD_JOURNALS)..epoch.saturating_sub(1) {
+            let _ = context.remove(&partition(old), None).await;
+        }
         let timing = self.timing;
         let engine = simplex::Engine::new(
             context.child("engine").with_attribute("epoch", epoch),
@@ -213,7 +219,7 @@ where
                 // Late votes are looked at too: they may contradict earlier ones.
                 track_historical_votes: true,
                 strategy: Sequential,
-                partition,
+                partition: partition(epoch),
                 mailbox_size: NZUsize!(MAILBOX),
                 floor,
                 leader_timeout: timing.leader,

@@ -11,15 +11,23 @@ use commonware_stream::{
     cups::{self, Cups},
     sake::{self, Sake},
 };
-use commonware_utils::{NZU32, NZUsize};
+use commonware_utils::NZUsize;
 use futures::channel::oneshot;
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
-/// Messages a second that a peer may send on one channel. The mailbox holds as many for every peer, so this bounds memory too.
-const MESSAGES_PER_SECOND: u32 = 512;
+/// Messages a second that a peer may send on each channel, in the order of [`CHANNELS`]. Mailboxes have room for as many from every peer, so
+/// this bounds memory too.
+const MESSAGES_PER_SECOND: [u32; CHANNELS] = [256, 256, 64, 32, 128, 256];
 
-/// Most peers of one epoch: its validators, and candidates that follow the chain.
-const PEERS_MAX: usize = 256;
+/// Peer sets whose members stay connected: this epoch's and the last one's.
+const PEER_SETS: usize = 2;
 
 /// How one validator is run.
 #[derive(Debug)]
@@ -32,6 +40,8 @@ pub struct ValidatorConfig {
     pub announce: SocketAddr,
     /// Peer keys and addresses of some validators, to begin with.
     pub peers: Vec<(B256, SocketAddr)>,
+    /// Most peers of one epoch: its validators, and candidates that follow the chain.
+    pub peers_max: usize,
     /// Folder for the consensus journal.
     pub data_dir: PathBuf,
 }
@@ -49,6 +59,13 @@ impl Validator {
     /// # Errors
     /// [`ConsensusError`] when its keys or peers are unusable. What fails later is told by [`Chain::failure`] and [`stop`](Self::stop).
     pub fn start(config: ValidatorConfig, chain: Arc<Chain>) -> Result<Self, ConsensusError> {
+        let head = chain.head().number();
+        if head > 0 && !config.data_dir.exists() {
+            // The record of this validator's votes is gone, and voting again could contradict them.
+            let epoch = chain.network().epoch_of(head + 1) + 1;
+            tracing::warn!(epoch, "the consensus folder is missing: this validator does not vote before this epoch");
+            chain.store().put_votes_from(epoch)?;
+        }
         let peers = config
             .peers
             .iter()
@@ -102,15 +119,16 @@ fn run(
             config.listen,
             config.announce,
             peers.into_iter().map(|(key, address)| (key, address.into())).collect(),
-            NZUsize!(PEERS_MAX),
+            NonZeroUsize::new(config.peers_max).unwrap_or(NonZeroUsize::MIN),
             MESSAGE_BYTES_MAX,
             NZUsize!(1024),
         );
+        network_config.tracked_peer_sets = NZUsize!(PEER_SETS);
         network_config.dial_frequency = Duration::from_millis(100);
         network_config.gossip_bit_vec_frequency = Duration::from_millis(500);
         let (mut network, oracle) = discovery::Network::new(context.child("network"), network_config);
-        let quota = Quota::per_second(NZU32!(MESSAGES_PER_SECOND));
-        let channels: [_; CHANNELS] = std::array::from_fn(|c| network.register(c as u64, quota));
+        let quota = |c: usize| Quota::per_second(NonZeroU32::new(MESSAGES_PER_SECOND[c]).unwrap_or(NonZeroU32::MIN));
+        let channels: [_; CHANNELS] = std::array::from_fn(|c| network.register(c as u64, quota(c)));
         let mut handles = vec![network.start()];
         let timing = Timing::for_block_time(chain.network().block_time_ms);
         let blocker = oracle.clone();

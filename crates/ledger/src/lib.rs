@@ -47,4 +47,5 @@ pub use state::{Account, AccountProof, State, StorageProof};
 pub use store::{BlockRange, FLUSH_BLOCKS, Flush, Retention, SNAPSHOT_BLOCKS, Store};
 pub use sync::{Anchor, Cursor, Import, Part};
 pub use trace::Replay;
+pub use trie::Visit;
 pub use tx::{MAX_TX_BYTES, RecoveredTx};

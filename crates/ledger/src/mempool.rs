@@ -3,6 +3,7 @@ use alloy_consensus::Transaction as _;
 use alloy_primitives::{Address, B256, U256};
 use revm::context_interface::cfg::gas::calculate_initial_tx_gas_for_tx;
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
     sync::Arc,
 };
@@ -30,12 +31,15 @@ pub struct Mempool {
     /// By the block at which they came.
     by_age: BTreeSet<(u64, B256)>,
     bytes: usize,
+    arrivals: u64,
 }
 
 #[derive(Clone, Debug)]
 struct Waiting {
     tx: Arc<RecoveredTx>,
     since: u64,
+    /// Order of arrival.
+    number: u64,
 }
 
 /// Where a waiting transaction stands, as in geth's `txpool_` methods.
@@ -122,7 +126,9 @@ impl Mempool {
         self.by_price.insert((tx.tx().max_fee_per_gas(), tx.hash()));
         let since = head.number();
         self.by_age.insert((since, tx.hash()));
-        self.by_sender.entry(sender).or_default().insert(nonce, Waiting { tx, since });
+        let number = self.arrivals;
+        self.arrivals += 1;
+        self.by_sender.entry(sender).or_default().insert(nonce, Waiting { tx, since, number });
         Ok(())
     }
 
@@ -164,7 +170,7 @@ impl Mempool {
         }
     }
 
-    /// The transactions to try on `parent`: nonces of one sender in order, the highest tip first among senders, ties by hash;
+    /// The transactions to try on `parent`: nonces of one sender in order, the highest tip first among senders, then who came first;
     /// stops at a block's worth of gas.
     ///
     /// # Errors
@@ -175,14 +181,14 @@ impl Mempool {
         let mut queues = Vec::new();
         for (sender, queue) in &self.by_sender {
             let first = parent.state().nonce(*sender)?;
-            let run: Vec<_> = (first..).map_while(|n| queue.get(&n)).map(|w| w.tx.clone()).collect();
+            let run: Vec<_> = (first..).map_while(|n| queue.get(&n)).collect();
             push_next(&mut heap, queues.len(), &run, 0, base_fee);
             queues.push(run);
         }
         let mut gas_left = parent.header().gas_limit;
         let mut out = Vec::new();
         while let Some((_, _, queue, position)) = heap.pop() {
-            let tx: &Arc<RecoveredTx> = &queues[queue][position];
+            let tx: &Arc<RecoveredTx> = &queues[queue][position].tx;
             if tx.tx().gas_limit() > gas_left {
                 continue;
             }
@@ -223,19 +229,20 @@ impl Mempool {
     }
 }
 
-type Candidate = (u128, B256, usize, usize);
+/// Tip, arrival, queue and position in it.
+type Candidate = (u128, Reverse<u64>, usize, usize);
 
 fn push_next(
     heap: &mut BinaryHeap<Candidate>,
     queue: usize,
-    run: &[Arc<RecoveredTx>],
+    run: &[&Waiting],
     position: usize,
     base_fee: u64,
 ) {
-    if let Some(tx) = run.get(position)
-        && let Some(tip) = tx.effective_tip(base_fee)
+    if let Some(waiting) = run.get(position)
+        && let Some(tip) = waiting.tx.effective_tip(base_fee)
     {
-        heap.push((tip, tx.hash(), queue, position));
+        heap.push((tip, Reverse(waiting.number), queue, position));
     }
 }
 

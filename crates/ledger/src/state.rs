@@ -1,12 +1,12 @@
 use crate::{
     LedgerError,
-    trie::{Input, Leaf, NodeId, Reader, Trie, Update, Writer},
+    trie::{Input, Leaf, NodeId, Reader, Trie, Update, Visit, Writer},
 };
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY as KECCAK_EMPTY, U256, keccak256};
 use alloy_rlp::{Decodable as _, Encodable as _};
 use alloy_trie::TrieAccount;
 use imbl::OrdMap;
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Codes kept in memory because they may not be on disk yet; beyond this number those on disk are forgotten.
 const CODES_IN_MEMORY: usize = 1024;
@@ -310,7 +310,7 @@ impl State {
     pub fn accounts_from(
         &self,
         start: B256,
-        visit: &mut dyn FnMut(B256, &Account) -> Result<ControlFlow<()>, LedgerError>,
+        visit: &mut Visit<'_, Account>,
     ) -> Result<(), LedgerError> {
         self.accounts.walk(start, &self.reader, visit)
     }
@@ -320,7 +320,7 @@ impl State {
         &self,
         account: &Account,
         start: B256,
-        visit: &mut dyn FnMut(B256, &U256) -> Result<ControlFlow<()>, LedgerError>,
+        visit: &mut Visit<'_, U256>,
     ) -> Result<(), LedgerError> {
         account.storage.walk(start, &self.reader, visit)
     }

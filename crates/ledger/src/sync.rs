@@ -10,7 +10,7 @@ use crate::{
     trie::NodeId,
 };
 use alloy_consensus::ReceiptEnvelope;
-use alloy_primitives::{B256, Bytes, KECCAK256_EMPTY, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256, keccak256};
 use alloy_rlp::{RlpDecodable, RlpEncodable};
 use std::ops::ControlFlow;
 use types::{FinalityCertificate, Handover, ValidatorSet};
@@ -68,6 +68,19 @@ impl Part {
             return Err(LedgerError::Sync(format!("a part of {} bytes", bytes.len())));
         }
         alloy_rlp::decode_exact(bytes).map_err(|e| LedgerError::Sync(format!("a malformed part: {e}")))
+    }
+
+    /// A part with plain accounts, by address: for measuring with more accounts than a genesis file can hold.
+    pub fn of_accounts(accounts: impl IntoIterator<Item = (Address, U256)>) -> Self {
+        let entry = |(address, balance)| Entry {
+            key: keccak256(address),
+            nonce: 0,
+            balance,
+            code_hash: KECCAK256_EMPTY,
+            code: Bytes::new(),
+            slots: vec![],
+        };
+        Self { entries: accounts.into_iter().map(entry).collect() }
     }
 
     /// Number of accounts and slots.
@@ -179,6 +192,11 @@ impl Import {
         self.dropped.clear();
         self.state.cut();
         Ok(())
+    }
+
+    /// The root of what was added so far.
+    pub fn root(&self) -> B256 {
+        self.state.root()
     }
 
     /// Ends the import: the state must have the root that the anchor's header names. The caller has checked that the header is final.

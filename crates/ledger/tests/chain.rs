@@ -5,7 +5,8 @@ mod wallet;
 
 use alloy_consensus::{Header, TxEnvelope};
 use alloy_primitives::{Address, B256, Bloom, Bytes, U256, hex};
-use ledger::{Block, CallOutcome, CallRequest, Executed, Ledger, LedgerError, RecoveredTx, Turn};
+use alloy_rpc_types_eth::TransactionRequest;
+use ledger::{Block, CallOutcome, Executed, Ledger, LedgerError, Overrides, RecoveredTx, Turn};
 use proptest::prelude::*;
 use std::{ops::ControlFlow, sync::Arc};
 use wallet::{CHAIN_ID, Kind, Wallet, input};
@@ -184,21 +185,20 @@ fn contracts_run_emit_logs_revert_and_can_be_proved() {
     assert!(!reverted.receipts()[0].status());
     assert_eq!(reverted.state().storage(address, U256::ZERO).unwrap(), U256::from(84));
 
-    let request = |data: &'static [u8]| CallRequest {
-        from: Some(wallet.address()),
-        to: Some(address),
-        data: Bytes::from_static(data),
-        ..Default::default()
+    let request = |data: &'static [u8]| {
+        let request = TransactionRequest::default().from(wallet.address()).to(address);
+        request.input(Bytes::from_static(data).into())
     };
-    let revert = ledger.call(&reverted, &request(&[9, 9])).unwrap();
+    let plain = Overrides::default();
+    let revert = ledger.call(&reverted, &request(&[9, 9]), &plain).unwrap();
     assert!(matches!(revert, CallOutcome::Revert { output, .. } if output.as_ref() == [9, 9]));
-    assert!(ledger.estimate_gas(&reverted, &request(&[9])).unwrap().is_err());
-    let estimate = ledger.estimate_gas(&reverted, &request(&[])).unwrap().unwrap();
-    let with = |gas| ledger.call(&reverted, &CallRequest { gas: Some(gas), ..request(&[]) }).unwrap();
+    assert!(ledger.estimate_gas(&reverted, &request(&[9]), &plain).unwrap().is_err());
+    let estimate = ledger.estimate_gas(&reverted, &request(&[]), &plain).unwrap().unwrap();
+    let with = |gas| ledger.call(&reverted, &request(&[]).gas_limit(gas), &plain).unwrap();
     assert!(matches!(with(estimate), CallOutcome::Success { .. }));
     assert!(matches!(with(estimate * 9 / 10), CallOutcome::Halt { .. } | CallOutcome::Revert { .. }));
     // A call changes nothing.
     assert_eq!(reverted.state().storage(address, U256::ZERO).unwrap(), U256::from(84));
-    let poor = CallRequest { value: U256::MAX, ..request(&[]) };
-    assert!(ledger.call(&reverted, &poor).unwrap_err().to_string().starts_with("insufficient funds for gas"));
+    let poor = request(&[]).value(U256::MAX);
+    assert!(ledger.call(&reverted, &poor, &plain).unwrap_err().to_string().starts_with("insufficient funds for gas"));
 }

@@ -352,6 +352,15 @@ impl Chain for ChainPort {
         .map_err(internal)
     }
 
+    fn chain_proof(
+        &self,
+        account: Option<(Address, Vec<B256>)>,
+        transaction: Option<B256>,
+    ) -> Result<Value, ChainFault> {
+        let proof = crate::chain_proof::make(&self.chain, account, transaction)?;
+        serde_json::to_value(proof).map_err(internal)
+    }
+
     fn sync_point(&self) -> Result<Value, ChainFault> {
         crate::sync::point(&self.chain)
     }

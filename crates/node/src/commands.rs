@@ -2,7 +2,7 @@
 
 use crate::{
     bench,
-    cli::{ChatArgs, Cli, Command, DevnetArgs, NodeArgs, ProxyArgs, ReceiptCommand, VerifyArgs},
+    cli::{ChatArgs, Cli, Command, DevnetArgs, NodeArgs, ProveArgs, ProxyArgs, ReceiptCommand, VerifyArgs},
     devnet,
     genesis::COIN,
     node::{self, NodeConfig},
@@ -10,7 +10,11 @@ use crate::{
     proxy,
 };
 use anyhow::Context as _;
-use client::{check::Outcome, proxy::ProxyConfig};
+use client::{
+    chain::{Trust, check_chain},
+    check::{Checks, Outcome},
+    proxy::ProxyConfig,
+};
 use engine::{Engine, EngineConfig, Model};
 use serde_json::{Value, json};
 use std::{
@@ -33,6 +37,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Proxy(args) => run_proxy(args).await.map(|()| true),
         Command::Chat(args) => chat(args).await.map(|()| true),
         Command::Receipt { command } => receipt(command).await.map(|()| true),
+        Command::Prove(args) => prove(args).await.map(|()| true),
         Command::Verify(args) => verify(&args),
         Command::Bench { command } => {
             tokio::task::spawn_blocking(move || bench::run(&command)).await?.map(|()| true)
@@ -307,6 +312,10 @@ fn read_proof(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 fn verify(args: &VerifyArgs) -> anyhow::Result<bool> {
     let bytes = read_proof(&args.file)?;
+    if is_chain_proof(&bytes) {
+        return verify_chain(&bytes, args);
+    }
+    anyhow::ensure!(args.checkpoint.is_none(), "--checkpoint is for proofs of what the chain says (og prove)");
     let mut report = client::proof::check_proof(&bytes, args.network, &client::registry());
     if args.replay {
         report.checks.record("replay", crate::replay::replay(&bytes, args.model.as_deref()));
@@ -320,7 +329,14 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<bool> {
         outln!("receipt {}", s.receipt_id);
         outln!("  {} answered by node {}, assurance `{}`\n", s.model, s.node, s.assurance);
     }
-    for check in &report.checks.0 {
+    print_checks(&report.checks);
+    let verdict = if report.ok { "The proof holds." } else { "The proof does NOT hold." };
+    outln!("\n{verdict}");
+    Ok(report.ok)
+}
+
+fn print_checks(checks: &Checks) {
+    for check in &checks.0 {
         let (word, code) = match check.outcome {
             Outcome::Pass => ("pass", "32"),
             Outcome::Fail => ("FAIL", "31"),
@@ -328,7 +344,44 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<bool> {
         };
         outln!("  {}  {:<10} {}", colour(word, code), check.name, check.detail);
     }
-    let verdict = if report.ok { "The proof holds." } else { "The proof does NOT hold." };
-    outln!("\n{verdict}");
-    Ok(report.ok)
+}
+
+fn is_chain_proof(bytes: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Format {
+        format: String,
+    }
+    serde_json::from_slice::<Format>(bytes).is_ok_and(|f| f.format.starts_with("og-chain/"))
+}
+
+fn verify_chain(bytes: &[u8], args: &VerifyArgs) -> anyhow::Result<bool> {
+    anyhow::ensure!(!args.replay, "--replay is for proofs of answers (og receipt get)");
+    let checkpoint = args
+        .checkpoint
+        .as_deref()
+        .map(|text| {
+            let parsed = text.split_once(':').and_then(|(e, h)| Some((e.parse().ok()?, h.parse().ok()?)));
+            parsed.with_context(|| format!("{text:?} is not EPOCH:HASH"))
+        })
+        .transpose()?;
+    let checks = check_chain(bytes, Trust { network: args.network, checkpoint });
+    let ok = checks.ok();
+    if args.json {
+        outln!("{:#}", json!({"ok": ok, "checks": checks}));
+        return Ok(ok);
+    }
+    print_checks(&checks);
+    outln!("\n{}", if ok { "The proof holds." } else { "The proof does NOT hold." });
+    Ok(ok)
+}
+
+async fn prove(args: ProveArgs) -> anyhow::Result<()> {
+    let slots: Vec<_> = args.slots.iter().map(|s| types::B256::from(*s)).collect();
+    let wanted = match args.transaction {
+        Some(hash) => json!({"transaction": hash}),
+        None => json!({"account": args.account, "slots": slots}),
+    };
+    let proof: Value = client::RpcClient::new(&args.rpc).call("og_chainProof", json!([wanted])).await?;
+    outln!("{proof:#}");
+    Ok(())
 }

@@ -42,6 +42,7 @@ pub(crate) fn apply(mut cli: Cli) -> anyhow::Result<Cli> {
         } => {
             fill(proxy, PROXY_URL, settings.proxy);
         }
+        Command::Prove(a) => fill(&mut a.rpc, RPC_URL, settings.rpc),
         Command::Verify(a) => a.network = a.network.or(settings.network),
         Command::Validator { command } => match command {
             ValidatorCommand::Register(a) => fill(&mut a.staking.rpc, RPC_URL, settings.rpc),

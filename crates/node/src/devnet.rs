@@ -122,6 +122,7 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
             listen: sockets.p2p[i],
             announce: sockets.p2p[i],
             peers: peers.clone(),
+            peers_max: usize::from(args.validators) * 2,
             retention: Retention::Full,
             rpc,
             rpc_config: RpcConfig::default(),

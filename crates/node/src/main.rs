@@ -4,6 +4,7 @@
 
 mod bench;
 mod chain_port;
+mod chain_proof;
 mod cli;
 mod commands;
 mod config;

@@ -309,6 +309,7 @@ mod tests {
             node_registry: Address::ZERO,
             receipt_log: Address::ZERO,
             wrapped_native: Address::ZERO,
+            staking: Address::ZERO,
         };
         let validator = ValidatorKey { peer: zero, vote: FixedBytes::ZERO, possession: FixedBytes::ZERO };
         let mut file = ProofFile {
@@ -325,6 +326,7 @@ mod tests {
             log: LogProof { index: 0, size: 1, path: vec![] },
             ledger: LedgerProof {
                 header: Bytes::new(),
+                handovers: vec![],
                 certificate: FinalityCertificate {
                     epoch: 0,
                     view: 0,
@@ -337,9 +339,10 @@ mod tests {
                 storage_proof: vec![],
             },
             network: NetworkConfig {
-                version: 1,
+                version: 2,
                 chain_id: 7,
                 block_time_ms: 1,
+                epoch_blocks: 10,
                 contracts,
                 validators: vec![validator],
             },

@@ -49,6 +49,9 @@ impl Keys {
     }
 }
 
+/// Peers of one epoch that a validator is ready for unless told otherwise.
+pub(crate) const PEERS_MAX: usize = 64;
+
 /// How a validator is run.
 pub(crate) struct Setup {
     pub(crate) dir: PathBuf,
@@ -56,6 +59,7 @@ pub(crate) struct Setup {
     pub(crate) listen: SocketAddr,
     pub(crate) announce: SocketAddr,
     pub(crate) peers: Vec<Peer>,
+    pub(crate) peers_max: usize,
     pub(crate) retention: Retention,
     pub(crate) rpc: TcpListener,
     pub(crate) rpc_config: RpcConfig,
@@ -92,6 +96,7 @@ pub(crate) fn start(setup: Setup, file: &NetworkFile) -> anyhow::Result<Running>
         listen: setup.listen,
         announce: setup.announce,
         peers,
+        peers_max: setup.peers_max,
         data_dir: setup.dir.join("consensus"),
     };
     let validator = Validator::start(config, chain.clone())?;

@@ -120,6 +120,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         listen: args.listen,
         announce: args.announce.unwrap_or(args.listen),
         peers,
+        peers_max: args.peers_max.max(file.network.validators.len() * 2),
         retention: if args.archive { Retention::Archive } else { Retention::Full },
         rpc,
         rpc_config: RpcConfig { debug: args.rpc_debug, ..RpcConfig::default() },

@@ -1,5 +1,7 @@
 use crate::{
-    Wallet,
+    Attack, Wallet,
+    adversary::Adversary,
+    disk::Disk,
     genesis::{self, BLOCK_TIME_MS},
 };
 use alloy_primitives::{Address, B256};
@@ -12,8 +14,8 @@ use commonware_p2p::{
 use commonware_runtime::{Clock as _, Handle, Quota, Runner as _, Supervisor as _, deterministic};
 use commonware_utils::{NZU32, NZUsize, ordered::Set, probability};
 use consensus::{Chain, ChainOptions, Timing, ValidatorSecret, engine};
-use ledger::{Genesis, Store};
-use rand::{SeedableRng as _, rngs::StdRng};
+use ledger::{Anchor, Cursor, Genesis, Import, Part, Retention, Store};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use std::{sync::Arc, time::Duration};
 use types::NetworkConfig;
 
@@ -24,13 +26,17 @@ pub struct Link {
     pub latency_ms: u64,
     /// Standard deviation of the delay in milliseconds.
     pub jitter_ms: u64,
-    /// Messages lost, in percent; 0 or 2.
+    /// Messages lost, in percent: 0, 2 or 10.
     pub loss_percent: u8,
 }
 
 impl Link {
     fn simulated(self) -> simulated::Link {
-        let success_rate = if self.loss_percent == 0 { probability!(1.0) } else { probability!(0.98) };
+        let success_rate = match self.loss_percent {
+            0 => probability!(1.0),
+            10 => probability!(0.9),
+            _ => probability!(0.98),
+        };
         simulated::Link {
             latency: Duration::from_millis(self.latency_ms),
             jitter: Duration::from_millis(self.jitter_ms),
@@ -48,6 +54,8 @@ pub struct Outcome<T> {
     pub value: T,
 }
 
+type Channel = (simulated::Sender<PublicKey, deterministic::Context>, simulated::Receiver<PublicKey>);
+
 /// Validators on a simulated network. Their disks outlive them: [`crash`](Self::crash) and [`restart`](Self::restart).
 pub struct Cluster {
     context: deterministic::Context,
@@ -56,7 +64,8 @@ pub struct Cluster {
     network: NetworkConfig,
     secrets: Vec<ValidatorSecret>,
     keys: Vec<PublicKey>,
-    stores: Vec<Arc<Store>>,
+    /// Blocks and states of each.
+    disks: Vec<(Disk, Disk)>,
     chains: Vec<Arc<Chain>>,
     handles: Vec<Vec<Handle<()>>>,
     starts: usize,
@@ -76,6 +85,8 @@ pub struct Setup {
     pub epoch_blocks: u64,
     /// All links, to begin with.
     pub link: Link,
+    /// What the last validator does instead of its duty.
+    pub byzantine: Option<Attack>,
 }
 
 /// Runs `scenario` on fresh validators with the given seed.
@@ -124,7 +135,7 @@ impl Cluster {
             network,
             secrets,
             keys,
-            stores: vec![],
+            disks: vec![],
             chains: vec![],
             handles: vec![],
             starts: 0,
@@ -132,10 +143,12 @@ impl Cluster {
             wallets,
         };
         for i in 0..n {
-            let store = Arc::new(Store::in_memory().expect("a store in memory"));
-            cluster.stores.push(store.clone());
+            cluster.disks.push((Disk::new(), Disk::new()));
             cluster.chains.push(cluster.open(i));
-            let handles = Box::pin(cluster.start_validator(i)).await;
+            let handles = match setup.byzantine.filter(|_| i + 1 == setup.validators) {
+                Some(attack) => vec![Box::pin(cluster.start_adversary(i, attack)).await],
+                None => Box::pin(cluster.start_validator(i)).await,
+            };
             cluster.handles.push(handles);
         }
         let everybody: Vec<_> = (0..n).collect();
@@ -146,22 +159,39 @@ impl Cluster {
     fn open(&self, i: usize) -> Arc<Chain> {
         let fee_recipient = Address::repeat_byte(0xf0 + i as u8);
         let options = ChainOptions { fee_recipient, background: false };
-        let store = self.stores[i].clone();
+        let (blocks, state) = self.disks[i].clone();
+        let store = Store::on(blocks, state, Retention::Full).expect("a store that can be opened");
+        let store = Arc::new(store.with_snapshots_every(64));
         Arc::new(Chain::open(&self.genesis, self.network.clone(), store, options).expect("a valid genesis"))
     }
 
-    async fn start_validator(&mut self, i: usize) -> Vec<Handle<()>> {
-        self.starts += 1;
+    async fn channels(&self, i: usize) -> [Channel; engine::CHANNELS] {
         let control = self.oracle.control(self.keys[i].clone());
         let quota = Quota::per_second(NZU32!(2048));
         let mut channels = Vec::new();
         for channel in 0..engine::CHANNELS as u64 {
             channels.push(control.register(channel, quota).await.expect("a free channel"));
         }
-        let channels: [_; engine::CHANNELS] =
-            channels.try_into().unwrap_or_else(|_| unreachable!("as many as asked"));
+        channels.try_into().unwrap_or_else(|_| unreachable!("as many as asked"))
+    }
+
+    async fn start_adversary(&mut self, i: usize, attack: Attack) -> Handle<()> {
+        let adversary = Adversary {
+            attack,
+            secret: self.secrets[i].clone(),
+            me: self.keys[i].clone(),
+            peers: self.keys.iter().filter(|k| **k != self.keys[i]).cloned().collect(),
+            chain: self.chains[0].clone(),
+        };
+        adversary.start(self.context.child("adversary"), self.channels(i).await)
+    }
+
+    async fn start_validator(&mut self, i: usize) -> Vec<Handle<()>> {
+        self.starts += 1;
+        let channels = self.channels(i).await;
+        let control = self.oracle.control(self.keys[i].clone());
         let timing = Timing::for_block_time(BLOCK_TIME_MS);
-        consensus::start(
+        Box::pin(consensus::start(
             self.context.child("validator").with_attribute("index", i).with_attribute("start", self.starts),
             self.chains[i].clone(),
             &self.secrets[i],
@@ -169,15 +199,67 @@ impl Cluster {
             self.oracle.manager(),
             timing,
             channels,
-        )
+        ))
         .await
         .expect("consensus starts")
     }
 
-    /// Starts validator `i` again after a [`crash`](Self::crash), with what is on its disks.
+    /// Starts validator `i` again after a [`crash`](Self::crash), with what is left on its disks: of what was not synced, any part may be gone.
     pub async fn restart(&mut self, i: usize) {
+        let mut rng = StdRng::seed_from_u64(self.context.random());
+        let (blocks, state) = &self.disks[i];
+        let (blocks, state) = (blocks.after_crash(|| rng.random()), state.after_crash(|| rng.random()));
+        self.disks[i] = (blocks, state);
         self.chains[i] = self.open(i);
         self.handles[i] = Box::pin(self.start_validator(i)).await;
+    }
+
+    /// Gives validator `i`, which must be down, new disks with the newest snapshot of validator `from`, as a state sync does. Gives the number of the
+    /// snapshot's block.
+    ///
+    /// # Panics
+    /// When there is no snapshot or it cannot be taken over: that is a failed test.
+    pub fn take_snapshot(&mut self, i: usize, from: usize) -> u64 {
+        let source = &self.chains[from];
+        let store = source.store();
+        let number = store.snapshot().expect("readable").expect("a snapshot");
+        let executed = source.with_state(number).expect("readable").expect("the snapshot's state");
+        let certificate = store.certificate(number).expect("readable").expect("a certificate");
+        self.disks[i] = (Disk::new(), Disk::new());
+        let (blocks, state) = self.disks[i].clone();
+        let target = Store::on(blocks, state, Retention::Full).expect("an empty store");
+        let mut import = Import::new(target.with_snapshots_every(64), number);
+        let mut cursor = Some(Cursor::default());
+        while let Some(at) = cursor {
+            let (part, next) = executed.state().part(at).expect("a part");
+            import.add(Part::decode(&part.encode()).expect("canonical")).expect("a good part");
+            cursor = next;
+        }
+        let hash = |n| store.block_hash(n).expect("readable").map(|hash| (n, hash));
+        let anchor = Anchor {
+            genesis: ledger::Block::clone(source.genesis().block()),
+            block: ledger::Block::clone(executed.block()),
+            turn: executed.turn().clone(),
+            receipts: executed.receipts().to_vec(),
+            hashes: (number.saturating_sub(256)..number).filter_map(hash).collect(),
+            first: self.network.first_set(),
+            handovers: source.handovers(certificate.epoch).expect("complete"),
+            votes_from: self.network.epoch_of(source.head().number()) + 1,
+            certificate,
+        };
+        import.finish(&anchor).expect("the state has the header's root");
+        number
+    }
+
+    /// Lets the disks of validator `i` fail after some more operations.
+    pub fn break_disks(&self, i: usize, operations: u64) {
+        self.disks[i].0.fail_after(operations);
+        self.disks[i].1.fail_after(operations);
+    }
+
+    /// A random number below `n`; the same in every run with this seed.
+    pub fn random(&mut self, n: u64) -> u64 {
+        self.context.random_range(0..n)
     }
 
     /// Keys of node `i`.
@@ -222,6 +304,17 @@ impl Cluster {
         }
     }
 
+    /// Makes every link lossless, where all are connected.
+    ///
+    /// # Panics
+    /// When the simulator refuses: that is a failed test.
+    pub async fn end_losses(&mut self) {
+        let everybody: Vec<_> = (0..self.keys.len()).collect();
+        self.cut(&everybody, &everybody).await;
+        self.link.loss_percent = 0;
+        self.connect(&everybody, &everybody).await;
+    }
+
     /// Kills validator `i` without warning.
     pub fn crash(&mut self, i: usize) {
         for handle in self.handles[i].drain(..) {
@@ -237,6 +330,11 @@ impl Cluster {
     /// Final height of every validator.
     pub fn heights(&self) -> Vec<u64> {
         self.chains.iter().map(|c| c.head().number()).collect()
+    }
+
+    /// Whether validator `i` had to stop.
+    pub fn failed(&self, i: usize) -> bool {
+        self.chains[i].failure().is_some()
     }
 
     /// Checks that no two validators have different final blocks at one height.

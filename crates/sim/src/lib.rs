@@ -3,10 +3,13 @@
 //!
 //! Tests only; nothing depends on this crate.
 
+mod adversary;
 mod cluster;
+mod disk;
 mod genesis;
 mod wallet;
 
+pub use adversary::{ATTACKS, Attack};
 pub use cluster::{Cluster, Link, Outcome, Setup, simulate};
 pub use genesis::{CHAIN_ID, RULES};
 pub use wallet::Wallet;

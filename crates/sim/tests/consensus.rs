@@ -7,7 +7,7 @@ use sim::{Cluster, Link, Outcome, Setup, simulate};
 
 const LOSSY: Link = Link { latency_ms: 30, jitter_ms: 10, loss_percent: 2 };
 
-const SETUP: Setup = Setup { validators: 4, others: 0, epoch_blocks: 1_000, link: LOSSY };
+const SETUP: Setup = Setup { validators: 4, others: 0, epoch_blocks: 1_000, link: LOSSY, byzantine: None };
 
 /// Heights after each phase of the scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@
 //! workspace: this crate must build for wasm32.
 
 mod certificate;
+mod chain_proof;
 mod claim;
 mod error;
 mod evidence;
@@ -32,6 +33,7 @@ mod validators;
 pub mod limits;
 
 pub use certificate::FinalityCertificate;
+pub use chain_proof::{AccountFact, CHAIN_PROOF_FORMAT, ChainProof, ItemFact, ItemKind, SlotFact};
 pub use claim::{ARITHMETIC_EXACT, ARITHMETIC_SIGNED_ONLY, Claim, commit_bytes, commit_tokens};
 pub use error::TypesError;
 pub use evidence::{Evidence, ModeId, Rung};

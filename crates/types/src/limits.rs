@@ -22,3 +22,7 @@ pub const VALIDATORS_MAX: usize = 256;
 pub const HANDOVERS_MAX: usize = 4096;
 /// Longest header in bytes.
 pub const HEADER_BYTES_MAX: usize = 4096;
+/// Most headers between a block and the certified one in a chain proof.
+pub const HEADERS_MAX: usize = 4096;
+/// Most slots, or transactions and receipts, in a chain proof.
+pub const ITEMS_MAX: usize = 1024;

@@ -151,3 +151,19 @@ pub(crate) mod decimal {
             .map_err(|_| D::Error::custom(format!("{text:?} is not a decimal number of at most 128 bits")))
     }
 }
+
+/// The same for 256 bits.
+pub(crate) mod decimal_u256 {
+    use alloy_primitives::U256;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(value: &U256, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(value)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<U256, D::Error> {
+        let text = String::deserialize(d)?;
+        U256::from_str_radix(&text, 10)
+            .map_err(|_| D::Error::custom(format!("{text:?} is not a decimal number of at most 256 bits")))
+    }
+}

@@ -86,31 +86,104 @@ fn proof() -> ProofFile {
         log: LogProof { index: 1, size: 2, path: vec![B256::repeat_byte(2)] },
         ledger: LedgerProof {
             header: Bytes::from_static(&[1, 2]),
-            certificate: FinalityCertificate {
-                epoch: 0,
-                view: 300,
-                parent_view: 299,
-                block_hash: B256::repeat_byte(5),
-                signers: Bytes::from_static(&[7]),
-                signature: FixedBytes::repeat_byte(6),
-            },
+            handovers: vec![Handover {
+                header: Bytes::from_static(&[9]),
+                certificate: certificate(239),
+                next: set(),
+            }],
+            certificate: certificate(299),
             account_proof: vec![Bytes::from_static(&[3])],
             storage_proof: vec![Bytes::from_static(&[4])],
         },
         network: NetworkConfig {
-            version: 1,
+            version: 2,
             chain_id: 10_744,
             block_time_ms: 250,
+            epoch_blocks: 240,
             contracts: SystemContracts {
                 model_registry: Address::repeat_byte(1),
                 node_registry: Address::repeat_byte(2),
                 receipt_log: Address::repeat_byte(3),
                 wrapped_native: Address::repeat_byte(4),
+                staking: Address::repeat_byte(5),
             },
             validators: vec![key(1), key(2)],
         },
         genesis_header: Bytes::from_static(&[8]),
     }
+}
+
+fn certificate(parent_view: u64) -> FinalityCertificate {
+    FinalityCertificate {
+        epoch: 0,
+        view: parent_view + 1,
+        parent_view,
+        block_hash: B256::repeat_byte(5),
+        signers: Bytes::from_static(&[7]),
+        signature: FixedBytes::repeat_byte(6),
+    }
+}
+
+fn set() -> ValidatorSet {
+    let member = |byte| Validator { peer: B256::repeat_byte(byte), vote: FixedBytes::repeat_byte(byte + 1) };
+    ValidatorSet { epoch: 1, members: vec![member(1), member(3)] }
+}
+
+fn equivocation() -> Equivocation {
+    let vote = |kind, byte| Vote {
+        kind,
+        parent_view: 6,
+        block_hash: B256::repeat_byte(byte),
+        signature: FixedBytes::repeat_byte(byte),
+    };
+    let vote_key = FixedBytes::repeat_byte(8);
+    Equivocation { vote_key, epoch: 3, view: 7, first: vote(NOTARIZE, 1), second: vote(NOTARIZE, 2) }
+}
+
+#[test]
+fn validator_sets_have_one_encoding_and_one_order() {
+    let good = set();
+    assert_eq!(ValidatorSet::decode(&good.encode()).unwrap(), good);
+    let mut unsorted = good.clone();
+    unsorted.members.reverse();
+    assert!(ValidatorSet::decode(&unsorted.encode()).is_err());
+    let mut empty = good.clone();
+    empty.members.clear();
+    assert!(ValidatorSet::decode(&empty.encode()).is_err());
+    let mut longer = good.encode();
+    longer.push(0);
+    assert!(ValidatorSet::decode(&longer).is_err());
+    // The commitment is to the members alone, the request to the epoch too.
+    let later = ValidatorSet { epoch: 2, ..good.clone() };
+    assert_eq!(later.commitment(), good.commitment());
+    assert_ne!(later.requests_hash(), good.requests_hash());
+}
+
+#[test]
+fn only_votes_that_contradict_each_other_are_evidence() {
+    let good = equivocation();
+    assert_eq!(Equivocation::decode(&good.encode()).unwrap(), good);
+    assert!(good.contradicts());
+    let with = |change: fn(&mut Equivocation)| {
+        let mut e = equivocation();
+        change(&mut e);
+        e.contradicts()
+    };
+    assert!(!with(|e| e.second = e.first.clone()), "one vote, sent twice");
+    assert!(!with(|e| e.second.kind = FINALIZE), "notarize and finalize of different blocks is no offence by itself");
+    assert!(with(|e| (e.first.kind, e.second.kind) = (FINALIZE, FINALIZE)));
+    let nullify = |e: &mut Equivocation| {
+        e.first = Vote { kind: NULLIFY, parent_view: 0, block_hash: B256::ZERO, ..e.first.clone() };
+    };
+    assert!(!with(|e| e.first.kind = NULLIFY), "a nullify vote names no block");
+    let mut e = equivocation();
+    nullify(&mut e);
+    e.second.kind = FINALIZE;
+    assert!(e.contradicts());
+    e.second.kind = NOTARIZE;
+    assert!(!e.contradicts(), "nullify after notarize is what honest validators do");
+    e.second.kind = 9;
+    assert!(!e.contradicts() && e.message(&e.second, b"ns").is_none());
 }
 
 #[test]
@@ -121,6 +194,8 @@ fn golden_vectors() {
     golden("receipt_id.hex", &format!("{}\n", claim().receipt_id()));
     golden("model_id.hex", &format!("{}\n", manifest().id()));
     golden("receipt.rlp.hex", &format!("{}\n", hex::encode(receipt().encode())));
+    golden("validator_set.hex", &format!("{} {}\n", hex::encode(set().request()), set().requests_hash()));
+    golden("equivocation.rlp.hex", &format!("{}\n", hex::encode(equivocation().encode())));
     golden("proof.json", std::str::from_utf8(&proof().encode().unwrap()).unwrap());
 }
 

@@ -2,13 +2,17 @@
 
 use super::{
     Backend,
-    errors::{RpcResult, fault},
+    errors::{RpcResult, fault, invalid_params},
     eth::method,
     params,
 };
-use alloy_primitives::U64;
+use alloy_primitives::{Address, B256, U64};
 use jsonrpsee::{RpcModule, core::RegisterMethodError};
+use serde::Deserialize;
 use serde_json::Value;
+
+/// Most slots of one proof.
+const SLOTS_MAX: usize = 256;
 
 fn epoch(v: &[Value]) -> RpcResult<Option<u64>> {
     Ok(params::optional::<U64>(v, 0, "epoch")?.map(|e| e.to()))
@@ -27,6 +31,21 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Result<(), RegisterMethodE
         let number: U64 = params::required(&v, 0, "block number")?;
         let cursor: String = params::optional(&v, 1, "cursor")?.unwrap_or_default();
         b.chain.sync_range(number.to(), &cursor).map_err(fault)
+    })?;
+    method(m, "og_chainProof", |b, v| {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Wanted {
+            account: Option<Address>,
+            #[serde(default)]
+            slots: Vec<B256>,
+            transaction: Option<B256>,
+        }
+        let wanted: Wanted = params::required(&v, 0, "what to prove")?;
+        if wanted.slots.len() > SLOTS_MAX {
+            return Err(invalid_params(format!("at most {SLOTS_MAX} slots")));
+        }
+        b.chain.chain_proof(wanted.account.map(|a| (a, wanted.slots)), wanted.transaction).map_err(fault)
     })?;
     method(m, "og_receiptLogProof", |b, v| {
         let node = params::required(&v, 0, "node address")?;

@@ -121,14 +121,16 @@ fn config() -> NetworkConfig {
     let message = [&[namespace.len() as u8], namespace.as_slice(), &vote].concat();
     let possession = key.sign(&message, b"BLS_POP_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_", &[]).compress();
     NetworkConfig {
-        version: 1,
+        version: 2,
         chain_id: CHAIN_ID,
         block_time_ms: 250,
+        epoch_blocks: 100,
         contracts: SystemContracts {
             model_registry: Address::repeat_byte(1),
             node_registry: Address::repeat_byte(2),
             receipt_log: Address::repeat_byte(3),
             wrapped_native: Address::repeat_byte(4),
+            staking: Address::repeat_byte(5),
         },
         validators: vec![ValidatorKey {
             peer: B256::repeat_byte(9),

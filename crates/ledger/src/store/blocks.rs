@@ -111,6 +111,12 @@ impl BlockDb {
         self.bytes(HANDOVERS, epoch)?.map(|b| serde_json::from_slice(&b).map_err(fault)).transpose()
     }
 
+    pub(super) fn put_meta(&self, name: &str, value: u64) -> Result<(), LedgerError> {
+        let write = self.db.begin_write().map_err(fault)?;
+        write.open_table(META).map_err(fault)?.insert(name, value).map_err(fault)?;
+        write.commit().map_err(fault)
+    }
+
     pub(super) fn meta(&self, name: &str) -> Result<Option<u64>, LedgerError> {
         let read = self.db.begin_read().map_err(fault)?;
         let table = read.open_table(META).map_err(fault)?;

@@ -269,6 +269,14 @@ impl Store {
         self.blocks.handover(epoch)
     }
 
+    /// Forbids this node to vote before `epoch`, because it may have forgotten what it voted for.
+    ///
+    /// # Errors
+    /// [`LedgerError::Store`].
+    pub fn put_votes_from(&self, epoch: u64) -> Result<(), LedgerError> {
+        self.blocks.put_meta(blocks::VOTES_FROM, epoch)
+    }
+
     /// First epoch in which this node may vote; above 0 after a state sync.
     ///
     /// # Errors

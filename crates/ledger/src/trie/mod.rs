@@ -38,6 +38,9 @@ pub(crate) trait Leaf: Clone + Debug + Send + Sync + 'static {
     fn cache(reader: &Reader) -> &NodeCache<Self>;
 }
 
+/// Looks at one leaf; decides whether to go on.
+pub type Visit<'a, L> = dyn FnMut(B256, &L) -> Result<ControlFlow<()>, LedgerError> + 'a;
+
 /// Takes new nodes: gives each its id.
 pub(crate) type Writer<'a> = dyn FnMut(Vec<u8>) -> Result<u64, LedgerError> + 'a;
 
@@ -106,7 +109,7 @@ impl<L: Leaf> Trie<L> {
         &self,
         start: B256,
         reader: &Reader,
-        visit: &mut dyn FnMut(B256, &L) -> Result<ControlFlow<()>, LedgerError>,
+        visit: &mut Visit<'_, L>,
     ) -> Result<(), LedgerError> {
         if let Some(link) = &self.0 {
             let start = Nibbles::unpack_array(&start.0);
@@ -173,7 +176,7 @@ fn walk<L: Leaf>(
     prefix: Nibbles,
     start: &Nibbles,
     reader: &Reader,
-    visit: &mut dyn FnMut(B256, &L) -> Result<ControlFlow<()>, LedgerError>,
+    visit: &mut Visit<'_, L>,
 ) -> Result<ControlFlow<()>, LedgerError> {
     // Whatever is below `prefix` is before `start` when `prefix` is, digit by digit.
     if prefix < start.slice(..prefix.len()) {

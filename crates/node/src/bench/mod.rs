@@ -1,9 +1,11 @@
 //! Tools for measuring: model files of known shapes with random weights, and the engine's speed beside another program's.
 
 mod engine;
+mod ledger;
 mod make_gguf;
 mod random_weights;
 mod shapes;
+mod state;
 mod vocabulary;
 
 pub(crate) use random_weights::WeightType;
@@ -19,5 +21,7 @@ pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::MakeGguf(args) => make_gguf::run(args),
         BenchCommand::Engine(args) => engine::run(args),
+        BenchCommand::Ledger(args) => ledger::run(args),
+        BenchCommand::State(args) => state::run(args),
     }
 }

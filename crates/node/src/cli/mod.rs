@@ -1,4 +1,11 @@
-use crate::bench::{ShapeName, WeightType};
+mod bench;
+mod validator;
+
+pub(crate) use bench::{BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchStateArgs, MakeGgufArgs};
+pub(crate) use validator::{
+    GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand,
+};
+
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use types::{B256, ReceiptId};
@@ -52,6 +59,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ReceiptCommand,
     },
+    /// Get a proof of an account, a storage slot or a transaction, for `og verify`.
+    Prove(ProveArgs),
     /// Check a proof file, with no network.
     Verify(VerifyArgs),
     /// Tools for measuring speed.
@@ -158,138 +167,6 @@ pub(crate) struct NodeArgs {
     pub(crate) drain_timeout: u64,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum ValidatorCommand {
-    /// Make keys, and print what others need to know of them.
-    Init(InitArgs),
-    /// Make a network file from the keys of its first validators.
-    Genesis(GenesisArgs),
-    /// Run a validator, or a node that follows without voting.
-    Run(RunArgs),
-    /// Stake and register with the network's staking contract.
-    Register(RegisterArgs),
-    /// Leave: the stake can be withdrawn after the unbonding delay.
-    Exit(StakingArgs),
-    /// Take the stake out after the unbonding delay.
-    Withdraw(StakingArgs),
-    /// Come back from jail.
-    Unjail(StakingArgs),
-    /// Show the staking contract's candidates.
-    Status(StatusArgs),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  og validator init --data ./v0 --announce 203.0.113.7:8650 --chain-id 10744 > v0.json")]
-pub(crate) struct InitArgs {
-    /// Folder for the keys.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: PathBuf,
-    /// Address at which other validators reach this one.
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) announce: std::net::SocketAddr,
-    /// EIP-155 chain id of the network.
-    #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
-    pub(crate) chain_id: u64,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  og validator genesis --member v0.json --member v1.json --member v2.json --member v3.json \\
-     --fund 0xE17a…=1000000 --out network.json")]
-pub(crate) struct GenesisArgs {
-    /// What `og validator init` printed, once for each first validator.
-    #[arg(long = "member", value_name = "FILE", required = true)]
-    pub(crate) members: Vec<PathBuf>,
-    /// An account with coins: ADDRESS=COINS. The validators' accounts get ten times the smallest stake.
-    #[arg(long = "fund", value_name = "ADDRESS=COINS")]
-    pub(crate) funds: Vec<String>,
-    /// Smallest time between blocks in milliseconds.
-    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=60_000))]
-    pub(crate) block_time: u64,
-    /// Number of blocks after which the set of validators may change.
-    #[arg(long, default_value_t = 14_400, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
-    pub(crate) epoch_blocks: u64,
-    /// EIP-155 chain id, the one given to `og validator init`.
-    #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
-    pub(crate) chain_id: u64,
-    /// Time before a stake can be withdrawn, in seconds.
-    #[arg(long, default_value_t = 604_800)]
-    pub(crate) unbonding: u64,
-    /// Most validators at once.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=128))]
-    pub(crate) validators_max: u32,
-    /// Where to write the network file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: PathBuf,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  og validator run --data ./v0 --network network.json --listen 0.0.0.0:8650
-  og validator run --data ./v9 --network network.json --sync http://203.0.113.7:8545   join a long chain quickly")]
-pub(crate) struct RunArgs {
-    /// Folder with the keys; the ledger goes there too.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: PathBuf,
-    /// The network file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) network: PathBuf,
-    /// Address to listen on for other validators.
-    #[arg(long, default_value = "127.0.0.1:8650", value_name = "ADDR")]
-    pub(crate) listen: std::net::SocketAddr,
-    /// Address at which others reach it; the listening address when absent.
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) announce: Option<std::net::SocketAddr>,
-    /// A validator to begin with, besides those in the network file: KEY@ADDRESS.
-    #[arg(long = "peer", value_name = "PEER")]
-    pub(crate) peers: Vec<crate::network_file::Peer>,
-    /// Address of the JSON-RPC server (HTTP and WebSocket).
-    #[arg(long, default_value = "127.0.0.1:8545", value_name = "ADDR")]
-    pub(crate) rpc_listen: std::net::SocketAddr,
-    /// Serve debug_ methods too; they can keep a core and much memory busy.
-    #[arg(long)]
-    pub(crate) rpc_debug: bool,
-    /// Keep the state of every block, not only of the newest ones.
-    #[arg(long)]
-    pub(crate) archive: bool,
-    /// In a fresh folder: take the state of a recent block from the node with this JSON-RPC instead of executing the whole chain.
-    #[arg(long, value_name = "URL")]
-    pub(crate) sync: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StakingArgs {
-    /// Folder with the keys.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: PathBuf,
-    /// JSON-RPC of a validator.
-    #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
-    pub(crate) rpc: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RegisterArgs {
-    #[command(flatten)]
-    pub(crate) staking: StakingArgs,
-    /// Stake in whole coins.
-    #[arg(long, default_value_t = 1_000)]
-    pub(crate) stake: u64,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StatusArgs {
-    /// JSON-RPC of a validator.
-    #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
-    pub(crate) rpc: String,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct ProxyArgs {
     /// JSON-RPC of a validator.
@@ -367,16 +244,44 @@ pub(crate) enum ReceiptCommand {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Examples:
+  og prove --account 0xE17a… > account.json
+  og prove --account 0xE17a… --slot 0x0 --slot 0x1 > account.json
+  og prove --transaction 0x5f3c… > transaction.json       with its receipt")]
+pub(crate) struct ProveArgs {
+    /// JSON-RPC of any validator; it need not be trusted.
+    #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
+    pub(crate) rpc: String,
+    /// An account in the newest certified state.
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "transaction", conflicts_with = "transaction")]
+    pub(crate) account: Option<types::Address>,
+    /// A storage slot of the account.
+    #[arg(long = "slot", value_name = "NUMBER", requires = "account")]
+    pub(crate) slots: Vec<types::U256>,
+    /// A final transaction.
+    #[arg(long, value_name = "HASH")]
+    pub(crate) transaction: Option<B256>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
 Exit code 0 when every check passed, 1 when one failed, 2 when the file cannot be read.
 
-Example:
-  og verify proof.json --network 0x5f3c…")]
+The file is the proof of an answer (`og receipt get`) or of what the chain says (`og prove`).
+
+Examples:
+  og verify proof.json --network 0x5f3c…
+  og verify account.json --network 0x5f3c… --checkpoint 12:0x90ab…")]
 pub(crate) struct VerifyArgs {
     /// The proof file; - reads standard input.
     pub(crate) file: PathBuf,
     /// Genesis hash of the network that you mean.
     #[arg(long, visible_alias = "genesis", env = "OG_NETWORK", value_name = "HASH")]
     pub(crate) network: Option<B256>,
+    /// Validators that you trust, EPOCH:COMMITMENT as `og_validators` gives them; changes of validators before them are not looked at. Only for
+    /// proofs of what the chain says.
+    #[arg(long, value_name = "EPOCH:HASH")]
+    pub(crate) checkpoint: Option<String>,
     /// Run the model again and compare every token and the trace (bit for bit).
     #[arg(long)]
     pub(crate) replay: bool,
@@ -386,69 +291,4 @@ pub(crate) struct VerifyArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
-    /// Write a model file with the shape of a known model and random weights.
-    MakeGguf(MakeGgufArgs),
-    /// Measure decoding, prompts, batches and replays of a model, beside another program if you like.
-    Engine(BenchEngineArgs),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Rows are measured in turn with the other program's, so that both see the same machine; medians are printed. Leave the machine
-alone meanwhile: a busy core makes every number meaningless.
-
-Examples:
-  og bench engine                                           the built-in model
-  og bench engine --model tinyllama-1.1b-q8_0.gguf --threads 1,2
-  og bench engine --model F.gguf --against bench/llama-cpp/target/native/release/llama-bench-json")]
-pub(crate) struct BenchEngineArgs {
-    /// Model: a GGUF file or a folder; the built-in one when absent.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) model: Option<PathBuf>,
-    /// Numbers of threads.
-    #[arg(long, value_delimiter = ',', default_value = "1,2", value_name = "LIST")]
-    pub(crate) threads: Vec<usize>,
-    /// Runs of each row.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
-    pub(crate) repeat: u16,
-    /// Program that measures llama.cpp (bench/llama-cpp/build.sh builds it).
-    #[arg(long, value_name = "PROGRAM")]
-    pub(crate) against: Option<PathBuf>,
-    /// Only rows whose name contains this.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    pub(crate) only: String,
-    /// Print one JSON object a row.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-The weights are random, so the model's answers are noise; its speed and memory are those of the real one.
-The same shape, type and seed give the same bytes on every machine.
-
-Examples:
-  og bench make-gguf --shape smollm-135m --out smollm-135m-q8_0.gguf
-  og bench make-gguf --shape tinyllama-1.1b --seed 1 --out tinyllama-1.1b-q8_0.gguf
-  og bench make-gguf --shape llama-3.2-1b --type q4_0 --out llama-3.2-1b-q4_0.gguf")]
-pub(crate) struct MakeGgufArgs {
-    /// The model whose sizes the file has.
-    #[arg(long, value_enum)]
-    pub(crate) shape: ShapeName,
-    /// Type of the weight matrices.
-    #[arg(long = "type", value_enum, default_value = "q8_0")]
-    pub(crate) kind: WeightType,
-    /// Another seed gives other weights.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// The file to write.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: PathBuf,
-    /// Overwrite the file if it is there.
-    #[arg(long)]
-    pub(crate) force: bool,
 }
