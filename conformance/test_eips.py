@@ -141,8 +141,9 @@ def test_a_contract_sees_randomness(w3, devnet):
 
 
 def submit_with_gas(w3, rpc, account, gas):
+    # The lowest tip, so that it stands in nobody's way should it stay in the pool.
     fields = {"chainId": w3.eth.chain_id, "nonce": 0, "to": account.address, "value": 0, "gas": gas}
-    raw = account.sign_transaction({**fields, "maxFeePerGas": 10**10, "maxPriorityFeePerGas": 10**9}).raw_transaction
+    raw = account.sign_transaction({**fields, "maxFeePerGas": 10**10, "maxPriorityFeePerGas": 1}).raw_transaction
     return rpc("eth_sendRawTransaction", "0x" + bytes(raw).hex())
 
 

@@ -5,12 +5,12 @@ import subprocess
 import time
 
 import pytest
+from eth_account import Account
 from web3.exceptions import ContractCustomError
 
 import proof_check
 from conftest import COIN, artifact, connect, send
 from devnet import OG, Devnet, free_port, og, og_chat, og_receipt, og_verify
-from eth_account import Account
 
 EPOCH = 10
 STAKE = 1000
@@ -195,7 +195,8 @@ def test_it_proposes_and_is_paid(w3, newcomer):
     other = type(w3)(type(w3.provider)(f"http://127.0.0.1:{newcomer.rpc_port}"))
     until(lambda: abs(other.eth.block_number - w3.eth.block_number) < 5)
     operator = w3.to_checksum_address(newcomer.operator)
-    number = until(lambda: next((n for n in range(w3.eth.block_number - 20, w3.eth.block_number + 1) if w3.eth.get_block(n)["miner"] == operator), None))
+    newest = lambda: range(w3.eth.block_number - 20, w3.eth.block_number + 1)  # noqa: E731
+    number = until(lambda: next((n for n in newest() if w3.eth.get_block(n)["miner"] == operator), None))
     last = number // EPOCH * EPOCH + EPOCH - 1
     until(lambda: w3.eth.block_number >= last)
     paid = [w for w in w3.eth.get_block(last)["withdrawals"] if w["address"] == operator]

@@ -1,12 +1,15 @@
 """What waits for a block: txpool_ methods, filters of new transactions; and the raw bytes of transactions and headers."""
 
+import contextlib
 import time
 
 import pytest
 from eth_account import Account
 from eth_utils import keccak
+from web3.exceptions import Web3RPCError
 
-from conftest import artifact, fund, send, submit
+from conftest import artifact, connect, fund, send, submit
+from devnet import Devnet
 
 UNKNOWN = "0x" + "77" * 32
 
@@ -163,3 +166,18 @@ def test_rewards_in_the_fee_history_are_weighted_by_gas(w3, devnet):
 @pytest.mark.xfail(strict=True, reason="accepted")
 def test_percentiles_in_the_fee_history_must_increase(rpc):
     assert "error" in rpc("eth_feeHistory", "0x2", "latest", [50, 10])
+
+
+@pytest.mark.xfail(strict=True, reason="it takes all the gas of every block and is in none")
+def test_one_transaction_cannot_keep_the_others_out(tmp_path):
+    """It asks for a whole block, more than one transaction may have (EIP-7825). On a network of its own: it stops what is there."""
+    net = Devnet(tmp_path)
+    try:
+        own = connect(net.start())
+        greedy, other = fund(own, net), fund(own, net)
+        with contextlib.suppress(Web3RPCError):
+            submit(own, greedy, to=greedy.address, gas=60_000_000, maxPriorityFeePerGas=5 * 10**9, maxFeePerGas=10**10)
+        waiting = submit(own, other, to=other.address)
+        assert own.eth.wait_for_transaction_receipt(waiting, 20, 0.2)["status"] == 1
+    finally:
+        net.kill()

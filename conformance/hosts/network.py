@@ -195,7 +195,8 @@ def crash(h):
     h.together(h.validators, "after a restart")
     recovery = time.monotonic() - victim.started_at
     agree(h.validators)
-    h.row("crash", measured, recovery, f"missed {missed} blocks; answered {ready:.1f} s after its start; recovery: from its start")
+    remark = f"missed {missed} blocks; answered {ready:.1f} s after its start; recovery: from its start"
+    h.row("crash", measured, recovery, remark)
 
 
 def garbage(h):

@@ -26,7 +26,8 @@ use revm::{
 use std::sync::Arc;
 use wallet::{CHAIN_ID, Kind, Wallet, input};
 
-const BLOCKS: u64 = 40;
+const TOTAL: u64 = 10_000;
+/// Offered for each block; some do not fit.
 const PER_BLOCK: u64 = 250;
 const SENDERS: u32 = 40;
 const BALANCE: u128 = 10u128.pow(22);
@@ -273,16 +274,16 @@ fn ten_thousand_random_transactions_agree_with_plain_revm() {
         plain.0.insert_account_info(*address, AccountInfo { balance: account.balance, ..Default::default() });
     }
     for (address, code) in [
-        (HISTORY_STORAGE_ADDRESS, &*alloy_eips::eip2935::HISTORY_STORAGE_CODE),
-        (BEACON_ROOTS_ADDRESS, &*alloy_eips::eip4788::BEACON_ROOTS_CODE),
+        (HISTORY_STORAGE_ADDRESS, &alloy_eips::eip2935::HISTORY_STORAGE_CODE),
+        (BEACON_ROOTS_ADDRESS, &alloy_eips::eip4788::BEACON_ROOTS_CODE),
     ] {
-        let code = Bytecode::new_raw(code.clone());
+        let code = Bytecode::new_raw(Bytes::clone(code));
         let info = AccountInfo { nonce: 1, code_hash: code.hash_slow(), code: Some(code), ..Default::default() };
         plain.0.insert_account_info(address, info);
     }
     let mut known = Vec::new();
     let (mut total, mut succeeded, mut logs) = (0, 0, 0);
-    for _ in 0..BLOCKS {
+    while total < TOTAL {
         plain.0.cache.block_hashes.insert(U256::from(parent.number()), parent.hash());
         let raws: Vec<_> = (0..PER_BLOCK).map(|_| random_transaction(&mut rng, &mut wallets, &mut known)).collect();
         let txs: Vec<_> =
@@ -305,7 +306,6 @@ fn ten_thousand_random_transactions_agree_with_plain_revm() {
         }
         parent = built;
     }
-    assert!(total > 9_000, "only {total} transactions got into blocks");
     assert!(succeeded > total / 3 && succeeded < total && logs > 500, "{succeeded} of {total}, {logs} logs: too uniform");
 
     // Every account and slot that plain revm knows of is the same here, and there are no others.
