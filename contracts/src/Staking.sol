@@ -148,6 +148,8 @@ contract Staking is ReentrancyGuardTransient {
     uint64 public constant MAX_UNBONDING_SECONDS = 365 days;
     /// @notice Longest jail that a network can choose.
     uint64 public constant MAX_JAIL_SECONDS = 30 days;
+    /// @notice Fewest active validators that jail leaves: with fewer than four, the network stops when one fails.
+    uint256 public constant JAIL_FLOOR = 4;
     /// @notice A reporter gets the slashed amount divided by this; the rest is burned.
     uint256 public constant REPORTER_DIVISOR = 10;
 
@@ -758,7 +760,9 @@ contract Staking is ReentrancyGuardTransient {
         Arrays.sort(order);
 
         uint64 jailedUntil = uint64(block.timestamp) + JAIL_SECONDS;
-        uint256 most = Math.min(count, (ended.length - 1) / 3);
+        // With four members one may fail and the others go on; with three nobody may.
+        uint256 spare = ended.length > JAIL_FLOOR ? ended.length - JAIL_FLOOR : 0;
+        uint256 most = Math.min(count, Math.min(spare, (ended.length - 1) / 3));
         for (uint256 i = 0; i < most; ++i) {
             uint256 index = uint64(order[i]);
             _validators[ended[index]].jailedUntil = jailedUntil;

@@ -46,6 +46,9 @@ async function deploy(chain, { rules = {}, set = genesisSet(4), funded } = {}) {
   return chain.deploy('Staking', [{ ...RULES, ...rules }, set], { funded: funded ?? needed });
 }
 
+/** Five validators: the smallest set in which somebody can be jailed. */
+const FIVE = { rules: { maxValidators: 5n }, set: genesisSet(5) };
+
 /** A chain with the contract and mocks that a test can replace. */
 async function network(options = {}) {
   const precompiles = mocks();
@@ -467,7 +470,7 @@ test('rewards go to the payout addresses of the proposers', async () => {
 });
 
 test('jail: needs enough turns and more than the share of missed ones', async () => {
-  const { staking } = await network();
+  const { staking } = await network(FIVE);
   await turns(staking, 0, 0, 9);
   assert.deepEqual(names((await endEpoch(staking)).events), ['EpochEnded']);
   await turns(staking, 0, 5, 5);
@@ -476,12 +479,12 @@ test('jail: needs enough turns and more than the share of missed ones', async ()
   const { events, values } = await endEpoch(staking);
   assert.deepEqual(names(events), ['Jailed', 'EpochEnded']);
   assert.deepEqual(events[0].args.slice(2), [5n, 6n]);
-  assert.deepEqual(activeOf(values.next), [2, 3, 4]);
+  assert.deepEqual(activeOf(values.next), [2, 3, 4, 5]);
   assert.deepEqual(values.rewards.map((r) => r.amount), [5n * REWARD], 'what was earned is paid');
 });
 
 test('jail: the stake stays, unjail after the time only', async () => {
-  const { chain, staking } = await network();
+  const { chain, staking } = await network(FIVE);
   await reverts(staking.send(person(2), 'unjail'), 'NotJailed');
   await reverts(staking.send(person(9), 'unjail'), 'NotJailed');
   await turns(staking, 1, 0, 10);
@@ -489,27 +492,29 @@ test('jail: the stake stays, unjail after the time only', async () => {
   const until = chain.time + JAIL;
   const entry = await staking.read('validator', person(2));
   assert.deepEqual([entry.stake, entry.jailedUntil, entry.active, entry.exiting], [MIN_STAKE + 2n, until, false, false]);
-  assert.equal(await staking.read('candidateCount'), 4n);
+  assert.equal(await staking.read('candidateCount'), 5n);
   chain.time = until - 2n;
   await reverts(staking.send(person(2), 'unjail'), 'StillJailed', [until]);
   // Time alone does not end the jail: the operator says when it is ready.
   chain.time = until + 1000n;
-  assert.deepEqual(activeOf((await endEpoch(staking)).values.next), [1, 3, 4]);
+  assert.deepEqual(activeOf((await endEpoch(staking)).values.next), [1, 3, 4, 5]);
   chain.time = until - 1n;
   const { events } = await staking.send(person(2), 'unjail');
   assert.deepEqual(names(events), ['Unjailed']);
-  assert.deepEqual(await active(staking), [1, 3, 4]);
-  assert.deepEqual(activeOf((await endEpoch(staking)).values.next), [1, 2, 3, 4]);
+  assert.deepEqual(await active(staking), [1, 3, 4, 5]);
+  assert.deepEqual(activeOf((await endEpoch(staking)).values.next), [1, 2, 3, 4, 5]);
 });
 
-test('jail: fewer than a third, the worst first, ties by position', async () => {
+test('jail: fewer than a third, never below four, the worst first, ties by position', async () => {
   const rules = { maxValidators: 10n };
-  for (const [size, most] of [[1, 0], [3, 0], [4, 1], [6, 1], [7, 2], [10, 3]]) {
+  for (const [i, most] of [0, 0, 0, 0, 1, 1, 2, 2, 2, 3].entries()) {
+    const size = i + 1;
     const { staking } = await network({ rules, set: genesisSet(size) });
-    const all = Array.from({ length: size }, (_, i) => Array(20).fill(i)).flat();
+    const all = Array.from({ length: size }, (_, index) => Array(20).fill(index)).flat();
     await staking.send(SYSTEM, 'beginBlock', [size, all]);
-    const { values } = await endEpoch(staking);
-    const left = Array.from({ length: size }, (_, i) => i + 1).slice(most);
+    const { values, events } = await endEpoch(staking);
+    assert.equal(events.filter((e) => e.name === 'Jailed').length, most, `${size} validators`);
+    const left = Array.from({ length: size }, (_, index) => index + 1).slice(most);
     assert.deepEqual(activeOf(values.next), left, `${size} validators`);
   }
   const { staking } = await network({ rules, set: genesisSet(8) });
@@ -519,14 +524,27 @@ test('jail: fewer than a third, the worst first, ties by position', async () => 
   assert.deepEqual(activeOf(values.next), [1, 2, 5, 6, 7, 8]);
 });
 
+test('jail: of four active validators nobody is jailed, also when one is absent', async () => {
+  const { staking } = await network();
+  assert.equal(await staking.read('JAIL_FLOOR'), 4n);
+  for (let epoch = 0; epoch < 3; epoch++) {
+    await turns(staking, 3, 0, 100);
+    const { events, values } = await endEpoch(staking);
+    assert.deepEqual(names(events), ['EpochEnded']);
+    assert.deepEqual(activeOf(values.next), [1, 2, 3, 4]);
+  }
+  assert.equal((await staking.read('validator', person(4))).jailedUntil, 0n);
+  await reverts(staking.send(person(4), 'unjail'), 'NotJailed');
+});
+
 test('jail: who is jailed leaves before who asked for it', async () => {
-  const { chain, staking } = await network();
-  for (const n of [2, 3, 4]) await staking.send(person(n), 'requestExit');
+  const { chain, staking } = await network(FIVE);
+  for (const n of [2, 3, 4, 5]) await staking.send(person(n), 'requestExit');
   await turns(staking, 0, 0, 10);
   const { values, events } = await endEpoch(staking);
   assert.deepEqual(names(events), ['Jailed', 'EpochEnded']);
-  assert.deepEqual(activeOf(values.next), [2, 3, 4]);
-  for (const set of [[3, 4], [4], [4]]) assert.deepEqual(activeOf((await endEpoch(staking)).values.next), set);
+  assert.deepEqual(activeOf(values.next), [2, 3, 4, 5]);
+  for (const set of [[3, 4, 5], [4, 5], [5], [5]]) assert.deepEqual(activeOf((await endEpoch(staking)).values.next), set);
   chain.time += JAIL;
   await staking.send(person(1), 'unjail');
   assert.deepEqual(activeOf((await endEpoch(staking)).values.next), [1]);
@@ -588,14 +606,14 @@ test('equivocation: who is leaving is slashed too, and its clock goes on', async
 });
 
 test('equivocation: all of the stake can be taken, a jailed one is slashed too', async () => {
-  const { staking } = await network({ rules: { slashPercent: 100n } });
+  const { staking } = await network({ ...FIVE, rules: { ...FIVE.rules, slashPercent: 100n } });
   await turns(staking, 1, 0, 10);
-  await endEpoch(staking);
+  assert.deepEqual(names((await endEpoch(staking)).events), ['Jailed', 'EpochEnded']);
   await staking.send(person(2), 'reportEquivocation', [evidence(2)]);
   assert.equal((await staking.read('validator', person(2))).stake, 0n);
   await reverts(staking.send(person(2), 'unjail'), 'Tombstoned');
   await reverts(staking.send(person(2), 'withdraw'), 'ExitNotRequested');
-  assert.deepEqual(activeOf((await endEpoch(staking)).values.next), [1, 3, 4]);
+  assert.deepEqual(activeOf((await endEpoch(staking)).values.next), [1, 3, 4, 5]);
 });
 
 test('equivocation: every error', async () => {
@@ -727,7 +745,10 @@ test('400 random operations keep the invariants', async (t) => {
   const attempt = (name, call) => call.then(() => { done[name] = (done[name] ?? 0) + 1; }, (e) => assert.ok(e.revert, e.message));
   const records = async () => {
     const all = [];
-    for (const n of people) all.push({ n, ...(await staking.read('validator', person(n))).toObject() });
+    for (const n of people) {
+      const claimable = await staking.read('claimable', person(n));
+      all.push({ n, claimable, ...(await staking.read('validator', person(n))).toObject() });
+    }
     return all;
   };
 
@@ -741,7 +762,7 @@ test('400 random operations keep the invariants', async (t) => {
     const jailed = [...old.keys()]
       .filter((i) => stats[i].proposed + stats[i].missed >= 3n && stats[i].missed * 100n > (stats[i].proposed + stats[i].missed) * 50n)
       .sort((a, b) => Number(stats[b].missed - stats[a].missed) || a - b)
-      .slice(0, Math.floor((old.length - 1) / 3)).map((i) => old[i]);
+      .slice(0, Math.min(Math.max(0, old.length - 4), Math.floor((old.length - 1) / 3))).map((i) => old[i]);
     const isJailed = (v) => v.jailedUntil > 0n || jailed.includes(v.n);
     const byRank = (a, b) => (a.stake === b.stake ? Number(a.sequence - b.sequence) : a.stake > b.stake ? -1 : 1);
     const kind = (v) => (isJailed(v) ? 2 : v.exiting ? 1 : 0);
@@ -782,7 +803,7 @@ test('400 random operations keep the invariants', async (t) => {
       const key = [...used][random(used.size)];
       await attempt('report', staking.send(person(pick()), 'reportEquivocation', [evidence(key)]));
     },
-    () => attempt('claim', staking.send(person(pick()), 'claim')),
+    () => attempt('claim', staking.send(person(pick((v) => v.claimable > 0n)), 'claim')),
     () => staking.send(SYSTEM, 'beginBlock', [random(9), Array.from({ length: random(12) }, () => random(9))]),
     () => staking.send(SYSTEM, 'beginBlock', [random(9), Array(random(6)).fill(random(9))]),
     end,
@@ -795,7 +816,7 @@ test('400 random operations keep the invariants', async (t) => {
     const set = [...(await staking.read('active'))];
     let owed = 0n;
     for (const v of list) {
-      owed += v.stake + (await staking.read('claimable', person(v.n)));
+      owed += v.stake + v.claimable;
       assert.ok(v.sequence === 0n || v.exiting || v.stake >= MIN_STAKE, 'a candidate has the minimal stake');
       assert.ok(!v.tombstoned || v.exiting, 'a slashed one is no candidate');
       assert.equal(v.active, activeOf(set).includes(v.n));

@@ -266,7 +266,7 @@ impl Chain {
     pub(crate) fn commit_executed(&self, executed: Executed) -> Result<(), ConsensusError> {
         let number = executed.number();
         if let Some(flush) = self.store.commit(&executed)? {
-            let waiting = self.mempool.lock().all();
+            let waiting: Vec<_> = self.mempool.lock().iter().cloned().collect();
             match &self.flusher {
                 Some(flusher) => flusher.push(flush, waiting)?,
                 None => {
@@ -305,7 +305,8 @@ impl Chain {
             flusher.wait();
         }
         self.store.close(&self.head())?;
-        save(&self.store, &self.mempool.lock().all())
+        let waiting: Vec<_> = self.mempool.lock().iter().cloned().collect();
+        save(&self.store, &waiting)
     }
 
     /// Keeps the certificate of final block `number`.
@@ -398,7 +399,7 @@ impl Chain {
     /// [`ConsensusError::Ledger`] when the state cannot be read.
     pub fn pending_nonce(&self, address: Address) -> Result<u64, ConsensusError> {
         let state = self.head().state().nonce(address)?;
-        Ok(self.mempool.lock().pending_nonce(address).map_or(state, |n| n.max(state)))
+        Ok(self.mempool.lock().pending_nonce(address, state))
     }
 
     /// A transaction of the mempool.
@@ -407,8 +408,17 @@ impl Chain {
     }
 
     /// All transactions of the mempool.
-    pub fn pool(&self) -> Vec<(Standing, Arc<RecoveredTx>)> {
-        self.mempool.lock().all()
+    ///
+    /// # Errors
+    /// [`ConsensusError::Ledger`] when the state cannot be read.
+    pub fn pool(&self) -> Result<Vec<(Standing, Arc<RecoveredTx>)>, ConsensusError> {
+        let head = self.head();
+        Ok(self.mempool.lock().all(&head)?)
+    }
+
+    /// Whether a validator with this peer key votes now, or registered to.
+    pub fn is_candidate(&self, peer: &B256) -> bool {
+        self.head().validators().members.iter().any(|v| v.peer == *peer) || self.candidates().contains(peer)
     }
 
     /// Peer keys of those who registered with the staking contract, voting or not, as of the newest block.
@@ -465,8 +475,8 @@ impl Chain {
 }
 
 /// Writes the mempool.
-pub(crate) fn save(store: &Store, waiting: &[(Standing, Arc<RecoveredTx>)]) -> Result<(), ConsensusError> {
-    let raw: Vec<_> = waiting.iter().map(|(_, tx)| tx.raw()).collect();
+pub(crate) fn save(store: &Store, waiting: &[Arc<RecoveredTx>]) -> Result<(), ConsensusError> {
+    let raw: Vec<_> = waiting.iter().map(|tx| tx.raw()).collect();
     Ok(store.put_waiting(raw.iter().map(Vec::as_slice))?)
 }
 

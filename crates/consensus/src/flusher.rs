@@ -1,7 +1,7 @@
 //! A thread that writes states to disk, so that blocks need not wait for it.
 
 use crate::{ConsensusError, chain::save};
-use ledger::{Flush, RecoveredTx, Standing, Store};
+use ledger::{Flush, RecoveredTx, Store};
 use parking_lot::Mutex;
 use std::{
     sync::{Arc, mpsc},
@@ -11,7 +11,7 @@ use std::{
 /// States that may wait. Beyond that, blocks wait for the disk.
 const QUEUE: usize = 2;
 
-type Job = (Flush, Vec<(Standing, Arc<RecoveredTx>)>);
+type Job = (Flush, Vec<Arc<RecoveredTx>>);
 
 enum Message {
     Write(Box<Job>),
@@ -54,7 +54,7 @@ impl Flusher {
     pub(crate) fn push(
         &self,
         flush: Flush,
-        waiting: Vec<(Standing, Arc<RecoveredTx>)>,
+        waiting: Vec<Arc<RecoveredTx>>,
     ) -> Result<(), ConsensusError> {
         let sent = self.queue.as_ref().map(|q| q.send(Message::Write(Box::new((flush, waiting)))));
         match sent {

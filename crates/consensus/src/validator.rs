@@ -26,6 +26,12 @@ use std::{
 /// this bounds memory too.
 const MESSAGES_PER_SECOND: [u32; CHANNELS] = [256, 256, 64, 32, 128, 256];
 
+/// Longest silence on a connection before it is given up.
+const LINE_SILENT_MAX: Duration = Duration::from_secs(6);
+
+/// How often peers tell each other whom they know; it keeps connections alive.
+const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Peer sets whose members stay connected: this epoch's and the last one's.
 const PEER_SETS: usize = 2;
 
@@ -104,7 +110,12 @@ fn run(
     peers: Vec<(PublicKey, SocketAddr)>,
     stopped: oneshot::Receiver<()>,
 ) -> Result<(), ConsensusError> {
-    let runtime = tokio::Config::new().with_storage_directory(&config.data_dir).with_worker_threads(2);
+    let runtime = tokio::Config::new()
+        .with_storage_directory(&config.data_dir)
+        .with_worker_threads(2)
+        // Gossip flows all the time, so silence means a dead line. Dialling anew begins with an empty queue; after a cut that was kept, every
+        // vote would wait behind old messages.
+        .with_read_write_timeout(LINE_SILENT_MAX);
     tokio::Runner::new(runtime).start(|context| async move {
         let namespace = [b"og/peers/1/".as_slice(), chain.genesis().hash().as_slice()].concat();
         let handshake = Sake {
@@ -125,7 +136,7 @@ fn run(
         );
         network_config.tracked_peer_sets = NZUsize!(PEER_SETS);
         network_config.dial_frequency = Duration::from_millis(100);
-        network_config.gossip_bit_vec_frequency = Duration::from_millis(500);
+        network_config.gossip_bit_vec_frequency = GOSSIP_INTERVAL;
         let (mut network, oracle) = discovery::Network::new(context.child("network"), network_config);
         let quota = |c: usize| Quota::per_second(NonZeroU32::new(MESSAGES_PER_SECOND[c]).unwrap_or(NonZeroU32::MIN));
         let channels: [_; CHANNELS] = std::array::from_fn(|c| network.register(c as u64, quota(c)));

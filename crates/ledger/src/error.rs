@@ -70,6 +70,22 @@ pub enum LedgerError {
     /// The gas limit is above a block's.
     #[error("exceeds block gas limit")]
     GasLimit,
+    /// The gas limit is above that of any transaction (EIP-7825).
+    #[error("transaction gas limit too high (cap: {cap}, tx: {tx})")]
+    GasLimitCap {
+        /// The bound.
+        cap: u64,
+        /// Gas limit of the transaction.
+        tx: u64,
+    },
+    /// A simulated block or call is not possible, with the code that `eth_simulateV1` has for it.
+    #[error("{message}")]
+    Simulation {
+        /// JSON-RPC error code.
+        code: i32,
+        /// What is wrong.
+        message: String,
+    },
     /// The fee is below what the mempool takes.
     #[error("transaction underpriced: fee cap {have} wei, minimum {want}")]
     Underpriced {

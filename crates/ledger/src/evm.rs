@@ -186,16 +186,55 @@ impl DatabaseRef for StateView {
     }
 }
 
+/// EIP-7825: most gas of one transaction.
+pub(crate) const TX_GAS_LIMIT_CAP: u64 = 1 << 24;
+
 /// The EVM's refusal in geth's words, where it has one. A fault of the disk stays one.
 pub(crate) fn evm_error(error: EVMError<LedgerError>) -> LedgerError {
     match error {
         EVMError::Database(fault) => fault,
-        EVMError::Transaction(InvalidTransaction::LackOfFundForMaxFee { fee, balance }) => LedgerError::Call(
-            format!("insufficient funds for gas * price + value: have {balance} want {fee}"),
-        ),
-        EVMError::Transaction(e) => LedgerError::Call(e.to_string()),
+        EVMError::Transaction(e) => LedgerError::Call(in_words(&e)),
         other => LedgerError::Call(format!("{other:?}")),
     }
+}
+
+/// What geth says of an invalid transaction.
+fn in_words(error: &InvalidTransaction) -> String {
+    use InvalidTransaction as E;
+    match error {
+        E::LackOfFundForMaxFee { fee, balance } => {
+            format!("insufficient funds for gas * price + value: have {balance} want {fee}")
+        }
+        E::CallGasCostMoreThanGasLimit { initial_gas, gas_limit } => {
+            format!("intrinsic gas too low: have {gas_limit}, want {initial_gas}")
+        }
+        E::GasFloorMoreThanGasLimit { gas_floor, gas_limit } => {
+            format!("insufficient gas for floor data gas cost: have {gas_limit}, want {gas_floor}")
+        }
+        E::GasPriceLessThanBasefee => "max fee per gas less than block base fee".into(),
+        E::PriorityFeeGreaterThanMaxFee => "max priority fee per gas higher than max fee per gas".into(),
+        E::NonceTooLow { tx, state } => format!("nonce too low: tx: {tx} state: {state}"),
+        E::NonceTooHigh { tx, state } => format!("nonce too high: tx: {tx} state: {state}"),
+        E::CreateInitCodeSizeLimit => "max initcode size exceeded".into(),
+        other => other.to_string(),
+    }
+}
+
+/// The code that `eth_simulateV1` has for an error (execution-apis, `eth_simulateV1`).
+pub(crate) fn simulation_error(error: EVMError<LedgerError>) -> LedgerError {
+    use InvalidTransaction as E;
+    let EVMError::Transaction(invalid) = &error else { return evm_error(error) };
+    let code = match invalid {
+        E::NonceTooLow { .. } => -38010,
+        E::NonceTooHigh { .. } => -38011,
+        E::GasPriceLessThanBasefee => -38012,
+        E::CallGasCostMoreThanGasLimit { .. } | E::GasFloorMoreThanGasLimit { .. } => -38013,
+        E::LackOfFundForMaxFee { .. } => -38014,
+        E::CallerGasLimitMoreThanBlock => -38015,
+        E::CreateInitCodeSizeLimit => -38025,
+        _ => -32000,
+    };
+    LedgerError::Simulation { code, message: in_words(invalid) }
 }
 
 

@@ -1,4 +1,7 @@
-use crate::{Executed, LedgerError, RecoveredTx, evm::SPEC};
+use crate::{
+    Executed, LedgerError, RecoveredTx,
+    evm::{SPEC, TX_GAS_LIMIT_CAP},
+};
 use alloy_consensus::Transaction as _;
 use alloy_primitives::{Address, B256, U256};
 use revm::context_interface::cfg::gas::calculate_initial_tx_gas_for_tx;
@@ -16,6 +19,8 @@ const COUNT_MAX: usize = 20_000;
 const BYTES_MAX: usize = 64 << 20;
 /// Blocks after which a transaction that could not be executed is forgotten (three hours at 250 ms).
 const LIFETIME_BLOCKS: u64 = 43_200;
+/// Least gas of a transaction.
+const TRANSFER_GAS: u64 = 21_000;
 /// Smallest fee cap, in wei.
 const FEE_CAP_MIN: u128 = 1;
 /// Percent by which a replacement must raise fee cap and tip.
@@ -67,29 +72,32 @@ impl Mempool {
         self.by_hash.get(hash).cloned()
     }
 
-    /// All transactions with where they stand, by sender and nonce.
-    pub fn all(&self) -> Vec<(Standing, Arc<RecoveredTx>)> {
+    /// All transactions with where they stand after `head`, by sender and nonce.
+    ///
+    /// # Errors
+    /// [`LedgerError::Store`] when the state cannot be read.
+    pub fn all(&self, head: &Executed) -> Result<Vec<(Standing, Arc<RecoveredTx>)>, LedgerError> {
         let mut out = Vec::with_capacity(self.len());
-        for queue in self.by_sender.values() {
-            // The first one waits for nothing but a block, unless it came too early; `next` says what would follow.
-            let mut next = queue.values().next().map(|w| w.tx.tx().nonce());
+        for (sender, queue) in &self.by_sender {
+            let mut next = head.state().nonce(*sender)?;
             for (nonce, waiting) in queue {
-                let standing = if next == Some(*nonce) { Standing::Pending } else { Standing::Queued };
-                next = next.filter(|n| n == nonce).map(|n| n + 1);
+                let standing = if next == *nonce { Standing::Pending } else { Standing::Queued };
+                next += u64::from(next == *nonce);
                 out.push((standing, waiting.tx.clone()));
             }
         }
-        out
+        Ok(out)
     }
 
-    /// The nonce after the last of an unbroken run of waiting transactions of `address`, if any waits.
-    pub fn pending_nonce(&self, address: Address) -> Option<u64> {
-        let queue = self.by_sender.get(&address)?;
-        let mut next = *queue.keys().next()?;
-        while queue.contains_key(&next) {
-            next += 1;
-        }
-        Some(next)
+    /// All transactions, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<RecoveredTx>> {
+        self.by_sender.values().flat_map(|queue| queue.values().map(|w| &w.tx))
+    }
+
+    /// The nonce that `address` should use next: its state's nonce `from`, after the transactions that follow it without a gap.
+    pub fn pending_nonce(&self, address: Address, from: u64) -> u64 {
+        let queue = self.by_sender.get(&address);
+        (from..).find(|n| !queue.is_some_and(|q| q.contains_key(n))).unwrap_or(from)
     }
 
     /// Takes a transaction that could be executed on `head`, now or once the nonces before it are.
@@ -170,8 +178,8 @@ impl Mempool {
         }
     }
 
-    /// The transactions to try on `parent`: nonces of one sender in order, the highest tip first among senders, then who came first;
-    /// stops at a block's worth of gas.
+    /// The transactions to try on `parent`: nonces of one sender in order, the highest tip first among senders, then who came first. As
+    /// many as could fit if they used as little gas as possible: what a transaction uses is known only when it is executed.
     ///
     /// # Errors
     /// [`LedgerError::Store`] when the state cannot be read.
@@ -185,14 +193,12 @@ impl Mempool {
             push_next(&mut heap, queues.len(), &run, 0, base_fee);
             queues.push(run);
         }
-        let mut gas_left = parent.header().gas_limit;
+        let most = (parent.header().gas_limit / TRANSFER_GAS) as usize;
         let mut out = Vec::new();
-        while let Some((_, _, queue, position)) = heap.pop() {
+        while out.len() < most
+            && let Some((_, _, queue, position)) = heap.pop()
+        {
             let tx: &Arc<RecoveredTx> = &queues[queue][position].tx;
-            if tx.tx().gas_limit() > gas_left {
-                continue;
-            }
-            gas_left -= tx.tx().gas_limit();
             out.push(tx.clone());
             push_next(&mut heap, queue, &queues[queue], position + 1, base_fee);
         }
@@ -266,6 +272,9 @@ fn check(tx: &RecoveredTx, head: &Executed, reserved: U256) -> Result<(), Ledger
     let address = tx.sender();
     if t.gas_limit() > head.header().gas_limit {
         return Err(LedgerError::GasLimit);
+    }
+    if t.gas_limit() > TX_GAS_LIMIT_CAP {
+        return Err(LedgerError::GasLimitCap { cap: TX_GAS_LIMIT_CAP, tx: t.gas_limit() });
     }
     if t.max_priority_fee_per_gas().is_some_and(|tip| tip > t.max_fee_per_gas()) {
         return Err(LedgerError::TipAboveFeeCap);

@@ -2,7 +2,7 @@
 
 use crate::{
     Executed, Ledger, LedgerError,
-    evm::{OgEvm, StateView, block_env, evm, evm_error},
+    evm::{OgEvm, StateView, TX_GAS_LIMIT_CAP, block_env, evm, evm_error},
 };
 use alloy_eips::eip2930::AccessList;
 use alloy_primitives::{Bytes, U256};
@@ -167,7 +167,8 @@ impl Ledger {
             return Err(LedgerError::UnsupportedType);
         }
         if request.chain_id.is_some_and(|id| id != self.params().chain_id) {
-            return Err(LedgerError::WrongChain { have: request.chain_id, want: self.params().chain_id });
+            let (have, want) = (request.chain_id.unwrap_or_default(), self.params().chain_id);
+            return Err(LedgerError::Call(format!("chainId does not match node's (have={have}, want={want})")));
         }
         let authorizations = request.authorization_list.clone().unwrap_or_default();
         let access_list = request.access_list.clone().unwrap_or_default();
@@ -250,6 +251,9 @@ impl Ledger {
         let mut high = request.gas.unwrap_or(u64::MAX).min(self.params().gas_limit).min(TX_GAS_LIMIT_CAP);
         let used = match run(high)? {
             CallOutcome::Success { gas_used, .. } => gas_used,
+            CallOutcome::Halt { reason, .. } if reason == "out of gas" => {
+                return Err(LedgerError::Call(format!("gas required exceeds allowance ({high})")));
+            }
             failed => return Ok(Err(failed)),
         };
         let mut low = used.saturating_sub(1);
@@ -299,6 +303,3 @@ impl Ledger {
         Ok((list, self.call(at, &request, overrides)?))
     }
 }
-
-/// EIP-7825: most gas of one transaction.
-const TX_GAS_LIMIT_CAP: u64 = 1 << 24;

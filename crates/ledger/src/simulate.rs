@@ -1,14 +1,16 @@
 //! `eth_simulateV1`: blocks of calls that might follow, on top of each other.
 
 use crate::{
-    Block, CallOutcome, Executed, Ledger, LedgerError,
-    evm::{StateView, block_env, evm, evm_error},
+    Block, CallOutcome, ChainParams, Executed, Ledger, LedgerError,
+    block::Turn,
+    evm::{StateView, block_env, evm, simulation_error},
     execute::{collect, envelope, fixed_header},
     query::{override_block, override_state},
+    system::begin_block,
 };
 use alloy_consensus::{Header, Receipt, SignableTransaction as _, TxEnvelope, proofs};
 use alloy_eips::eip1559::BaseFeeParams;
-use alloy_primitives::{Address, B256, Bloom, Bytes, Signature, U256, address, b256};
+use alloy_primitives::{Address, B256, Bloom, Bytes, Signature, U256, address};
 use alloy_rpc_types_eth::{
     BlockOverrides, Log, TransactionRequest,
     simulate::{MAX_SIMULATE_BLOCKS, SimBlock, SimCallResult, SimulateError, SimulatePayload},
@@ -18,15 +20,12 @@ use revm::{
     context::{BlockEnv, TxEnv, result::ResultAndState},
     database::CacheDB,
 };
-use revm_inspectors::transfer::{TransferInspector, TransferOperation};
+use revm_inspectors::transfer::TransferInspector;
 
 /// Most calls in all blocks of one simulation.
 const CALLS_MAX: usize = 1000;
 /// Who logs the transfers of coins in simulations (ERC-7528).
 const TRANSFERS: Address = address!("eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee");
-/// keccak-256 of `Transfer(address,address,uint256)`.
-const TRANSFER_TOPIC: B256 = b256!("ddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef");
-
 /// A block that might be.
 #[derive(Clone, Debug)]
 pub struct Simulated {
@@ -38,8 +37,8 @@ pub struct Simulated {
     pub calls: Vec<SimCallResult>,
 }
 
-fn refuse<T>(what: impl Into<String>) -> Result<T, LedgerError> {
-    Err(LedgerError::Call(what.into()))
+fn refuse<T>(code: i32, message: impl Into<String>) -> Result<T, LedgerError> {
+    Err(LedgerError::Simulation { code, message: message.into() })
 }
 
 impl Ledger {
@@ -49,7 +48,7 @@ impl Ledger {
     /// [`LedgerError::Call`] when the payload makes no sense, is too large, or (with validation) a call is not valid.
     pub fn simulate(&self, at: &Executed, payload: &SimulatePayload) -> Result<Vec<Simulated>, LedgerError> {
         if payload.block_state_calls.iter().map(|b| b.calls.len()).sum::<usize>() > CALLS_MAX {
-            return refuse(format!("too many calls; at most {CALLS_MAX}"));
+            return refuse(-38026, format!("too many calls; at most {CALLS_MAX}"));
         }
         let mut db = CacheDB::new(at.view());
         let mut parent = at.header().clone();
@@ -90,12 +89,23 @@ impl Ledger {
         let mut env = block_env(number, time, parent.beneficiary, limit, base_fee, B256::ZERO);
         override_block(&mut env, &overrides);
         if env.timestamp <= U256::from(parent.timestamp) {
-            return refuse(format!("block timestamps must be in order: {} <= {}", env.timestamp, parent.timestamp));
+            let (this, before) = (env.timestamp, parent.timestamp);
+            return refuse(-38021, format!("block timestamps must be in order: {this} <= {before}"));
         }
+        // The system calls of a block, without those that count validators' turns.
+        let params = ChainParams { staking: None, ..*self.params() };
+        let mut before = evm(&mut *db, &params, self.genesis(), env.clone(), |_| {});
+        let committee = at.validators().commitment();
+        begin_block(&mut before, &params, parent_hash, committee, &Turn::default())?;
+        drop(before);
         let mut run = Simulation { gas_used: 0, receipts: vec![], transactions: vec![], senders: vec![], calls: vec![] };
         for (index, call) in block.calls.iter().enumerate() {
-            self.simulate_call(db, &env, call, payload, &mut run)
-                .map_err(|e| LedgerError::Call(format!("call {index}: {e}")))?;
+            self.simulate_call(db, &env, call, payload, &mut run).map_err(|e| match e {
+                LedgerError::Simulation { code, message } => {
+                    LedgerError::Simulation { code, message: format!("call {index}: {message}") }
+                }
+                other => other,
+            })?;
         }
         let (state, _) = at.state().apply(&collect(db.clone())?)?;
         let header = Header {
@@ -141,12 +151,16 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let left = env.gas_limit.saturating_sub(run.gas_used);
         if call.gas.is_some_and(|gas| gas > left) {
-            return refuse(format!("block gas limit reached: {} >= {}", run.gas_used, env.gas_limit));
+            return refuse(-38015, format!("block gas limit reached: {} >= {}", run.gas_used, env.gas_limit));
         }
         let sender = call.from.unwrap_or_default();
         let nonce = db.load_account(sender)?.info.nonce;
-        let tx = self.tx_env(call, nonce, left)?;
-        let inspector = TransferInspector::new(false);
+        let mut tx = self.tx_env(call, nonce, left)?;
+        if tx.tx_type == 0 && call.gas_price.is_none() {
+            (tx.tx_type, tx.gas_priority_fee) = (2, Some(0));
+        }
+        // Transfers are logged among the logs, in their order.
+        let inspector = TransferInspector::new(false).with_logs(payload.trace_transfers);
         let tune = |cfg: &mut revm::context::CfgEnv| {
             if payload.validation {
                 cfg.disable_eip3607 = true;
@@ -156,16 +170,15 @@ impl Ledger {
             cfg.tx_gas_limit_cap = Some(u64::MAX);
         };
         let mut evm = evm(&mut *db, self.params(), self.genesis(), env.clone(), tune).with_inspector(inspector);
-        let ResultAndState { result, state } = evm.inspect_tx(tx.clone()).map_err(evm_error)?;
-        let transfers = evm.into_inspector().into_transfers();
+        let ResultAndState { result, state } = evm.inspect_tx(tx.clone()).map_err(simulation_error)?;
+        drop(evm);
         db.commit(state);
         let gas_used = result.tx_gas_used();
         run.gas_used += gas_used;
         let success = result.is_success();
-        let mut logs = result.logs().to_vec();
-        if payload.trace_transfers && success {
-            logs = transfers.iter().map(transfer_log).chain(logs).collect();
-        }
+        let logs = result.logs().to_vec();
+        // They are not part of the block.
+        let own = logs.iter().filter(|log| log.address != TRANSFERS).cloned().collect();
         let (return_data, error) = match CallOutcome::new(result) {
             CallOutcome::Success { output, .. } => (output, None),
             CallOutcome::Revert { output, .. } => {
@@ -178,7 +191,7 @@ impl Ledger {
             }
         };
         let transaction = unsigned(&tx);
-        let receipt = Receipt { status: success.into(), cumulative_gas_used: run.gas_used, logs: logs.clone() };
+        let receipt = Receipt { status: success.into(), cumulative_gas_used: run.gas_used, logs: own };
         run.receipts.push(envelope(transaction.tx_type(), receipt.into()));
         run.transactions.push(transaction);
         run.senders.push(sender);
@@ -206,17 +219,17 @@ struct Simulation {
 /// The blocks, with empty ones where numbers are skipped.
 fn with_gaps(blocks: &[SimBlock], parent: u64) -> Result<Vec<SimBlock>, LedgerError> {
     if blocks.is_empty() {
-        return refuse("empty input");
+        return refuse(-32602, "empty input");
     }
     let mut out = Vec::new();
     let mut next = parent + 1;
     for block in blocks {
         let number = block.block_number_override().map_or(next, |n| n.saturating_to());
         if number < next {
-            return refuse(format!("block numbers must be in order: {number} <= {}", next - 1));
+            return refuse(-38020, format!("block numbers must be in order: {number} <= {}", next - 1));
         }
         if number - parent > MAX_SIMULATE_BLOCKS {
-            return refuse(format!("too many blocks; at most {MAX_SIMULATE_BLOCKS}"));
+            return refuse(-38026, format!("too many blocks; at most {MAX_SIMULATE_BLOCKS}"));
         }
         for empty in next..number {
             let number = Some(U256::from(empty));
@@ -227,11 +240,6 @@ fn with_gaps(blocks: &[SimBlock], parent: u64) -> Result<Vec<SimBlock>, LedgerEr
         next = number + 1;
     }
     Ok(out)
-}
-
-fn transfer_log(transfer: &TransferOperation) -> alloy_primitives::Log {
-    let topics = vec![TRANSFER_TOPIC, transfer.from.into_word(), transfer.to.into_word()];
-    alloy_primitives::Log::new_unchecked(TRANSFERS, topics, transfer.value.to_be_bytes::<32>().into())
 }
 
 /// The call as a transaction whose signature is all zeros.

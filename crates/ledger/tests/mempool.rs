@@ -39,10 +39,10 @@ fn the_best_tip_goes_first_and_nonces_stay_in_order() {
     }
     let order = |pool: &Mempool| pool.best(&head).unwrap().iter().map(|t| t.hash()).collect::<Vec<_>>();
     assert_eq!(order(&pool), [b.hash(), c.hash(), a[0].hash()]);
-    assert_eq!(pool.pending_nonce(wallets[0].address()), Some(1));
+    assert_eq!(pool.pending_nonce(wallets[0].address(), 0), 1);
     pool.insert(a[1].clone(), &head).unwrap();
     assert_eq!(order(&pool), [b.hash(), c.hash(), a[0].hash(), a[1].hash(), a[2].hash()]);
-    assert_eq!(pool.pending_nonce(wallets[0].address()), Some(3));
+    assert_eq!(pool.pending_nonce(wallets[0].address(), 0), 3);
 
     let next = ledger.build(&head, &input(&head), pool.best(&head).unwrap()).unwrap();
     assert_eq!(next.block().transactions.len(), 5);
@@ -85,6 +85,7 @@ fn what_cannot_be_executed_is_refused_in_geths_words() {
             .starts_with("intrinsic gas too low: have 20999, want 21000")
     );
     assert_eq!(refuse(wallet.clone().with_gas(30_000_001), one), "exceeds block gas limit");
+    assert!(refuse(wallet.clone().with_gas((1 << 24) + 1), one).starts_with("transaction gas limit too high"));
     assert!(refuse(wallet.clone(), U256::MAX).starts_with("insufficient funds for gas * price + value"));
     assert!(refuse(wallet.with_nonce(64), one).starts_with("nonce too high"));
     assert!(
@@ -147,12 +148,15 @@ fn what_waits_too_long_is_forgotten_and_gaps_are_told() {
     let gap = transfer(&mut wallet.with_nonce(5));
     pool.insert(first.clone(), &head).unwrap();
     pool.insert(gap.clone(), &head).unwrap();
-    let standing: Vec<_> = pool.all().into_iter().map(|(s, tx)| (s, tx.hash())).collect();
+    let standing: Vec<_> = pool.all(&head).unwrap().into_iter().map(|(s, tx)| (s, tx.hash())).collect();
     assert_eq!(standing, [(Standing::Pending, first.hash()), (Standing::Queued, gap.hash())]);
     // The first one is executed; the other one stays.
     let next = ledger.build(&head, &input(&head), pool.best(&head).unwrap()).unwrap();
     pool.on_committed(&next).unwrap();
-    assert_eq!(pool.all().len(), 1);
+    assert_eq!(pool.all(&next).unwrap().len(), 1);
+    // Alone with a nonce too high, it does not count.
+    assert_eq!(pool.all(&next).unwrap()[0].0, Standing::Queued);
+    assert_eq!(pool.pending_nonce(wallet.address(), 1), 1);
 }
 
 #[test]

@@ -38,6 +38,7 @@ fn internal(e: impl std::fmt::Display) -> ChainFault {
 fn rejected(e: LedgerError) -> ChainFault {
     match e {
         LedgerError::Store(_) | LedgerError::Damaged { .. } => internal(e),
+        LedgerError::Simulation { code, message } => ChainFault::Coded { code, message },
         other => ChainFault::Rejected(other.to_string()),
     }
 }
@@ -183,14 +184,14 @@ impl Chain for ChainPort {
         Some(Pooled { tx: tx.tx().clone(), sender: tx.sender(), pending: true })
     }
 
-    fn pool(&self) -> Vec<Pooled> {
-        let all = self.chain.pool().into_iter();
-        all.map(|(standing, tx)| Pooled {
+    fn pool(&self) -> Result<Vec<Pooled>, ChainFault> {
+        let all = self.chain.pool().map_err(internal)?.into_iter();
+        let pooled = all.map(|(standing, tx)| Pooled {
             tx: tx.tx().clone(),
             sender: tx.sender(),
             pending: standing == Standing::Pending,
-        })
-        .collect()
+        });
+        Ok(pooled.collect())
     }
 
     fn balance(&self, at: BlockRef, address: Address) -> Result<U256, ChainFault> {
@@ -235,8 +236,13 @@ impl Chain for ChainPort {
         }
     }
 
-    fn create_access_list(&self, at: BlockRef, call: TransactionRequest) -> Result<AccessListData, ChainFault> {
-        let made = self.chain.ledger().create_access_list(&self.state(at)?, &call, &Overrides::default());
+    fn create_access_list(
+        &self,
+        at: BlockRef,
+        call: TransactionRequest,
+        o: CallOverrides,
+    ) -> Result<AccessListData, ChainFault> {
+        let made = self.chain.ledger().create_access_list(&self.state(at)?, &call, &overrides(o));
         let (list, outcome) = made.map_err(rejected)?;
         let (gas_used, error) = match outcome {
             CallOutcome::Success { gas_used, .. } => (gas_used, None),

@@ -68,6 +68,8 @@ pub(crate) struct Setup {
 /// A running validator. Dropping it stops everything.
 pub(crate) struct Running {
     pub(crate) chain: Arc<Chain>,
+    /// Owner of the stake.
+    pub(crate) operator: Address,
     validator: Option<Validator>,
     server: Option<RpcServer>,
     evidence: JoinHandle<()>,
@@ -102,7 +104,8 @@ pub(crate) fn start(setup: Setup, file: &NetworkFile) -> anyhow::Result<Running>
     let validator = Validator::start(config, chain.clone())?;
     let server = api::rpc::serve(setup.rpc, Arc::new(ChainPort::new(chain.clone())), setup.rpc_config)?;
     let evidence = tokio::spawn(report_evidence(chain.clone(), Account::new(setup.keys.operator)?));
-    Ok(Running { chain, validator: Some(validator), server: Some(server), evidence })
+    let operator = setup.keys.operator()?;
+    Ok(Running { chain, operator, validator: Some(validator), server: Some(server), evidence })
 }
 
 impl Running {

@@ -114,6 +114,12 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
     }
     let mut peers = file.peers.clone();
     peers.extend(&args.peers);
+    let me = keys.validator.peer();
+    let alone = file.network.validators.iter().all(|v| v.peer == me);
+    ensure!(
+        alone || peers.iter().any(|p| p.key != me),
+        "no peer is known: give --peer KEY@ADDRESS of a validator (`og validator init` prints it)"
+    );
     let setup = Setup {
         dir: args.data,
         keys,
@@ -132,6 +138,12 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         running.chain.head().number(),
         args.rpc_listen
     );
+    let operator = running.operator;
+    if !running.chain.is_candidate(&me) {
+        outln!(
+            "It is not registered, so validators do not talk to it yet: og validator register --data DIR --rpc URL (account {operator})"
+        );
+    }
     let mut watch = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {

@@ -143,7 +143,7 @@ fn who_votes_twice_is_slashed_and_never_votes_again() {
 
 #[test]
 fn who_is_away_is_jailed_and_the_others_go_on_without_waiting() {
-    let setup = Setup { validators: 4, others: 0, epoch_blocks: 20, link: LINK, byzantine: None };
+    let setup = Setup { validators: 5, others: 0, epoch_blocks: 24, link: LINK, byzantine: None };
     simulate(3, setup, async |mut cluster: Cluster| {
         let away = cluster.secret(2).peer();
         cluster.sleep(2).await;
@@ -154,6 +154,24 @@ fn who_is_away_is_jailed_and_the_others_go_on_without_waiting() {
         cluster.sleep(10).await;
         // Nobody waits for its turns any more.
         assert!(cluster.heights()[0] > before + 25, "{before} -> {:?}", cluster.heights());
+        cluster.assert_no_fork();
+    });
+}
+
+#[test]
+fn a_network_of_four_jails_nobody_so_that_another_one_may_fail() {
+    let setup = Setup { validators: 4, others: 0, epoch_blocks: 20, link: LINK, byzantine: None };
+    simulate(8, setup, async |mut cluster: Cluster| {
+        cluster.sleep(2).await;
+        cluster.crash(3);
+        cluster.sleep(40).await;
+        assert_eq!(members(&cluster, 0).len(), 4);
+        cluster.restart(3).await;
+        cluster.sleep(10).await;
+        cluster.crash(1);
+        let before = cluster.heights()[0];
+        cluster.sleep(15).await;
+        assert!(cluster.heights()[0] > before + 5, "{before} -> {:?}", cluster.heights());
         cluster.assert_no_fork();
     });
 }

@@ -113,6 +113,14 @@ pub enum ChainFault {
     /// The call reverted with this data.
     #[error("execution reverted")]
     Reverted(Bytes),
+    /// It is refused with this JSON-RPC error code.
+    #[error("{message}")]
+    Coded {
+        /// The code.
+        code: i32,
+        /// What is wrong.
+        message: String,
+    },
     /// State of so old a block is not kept.
     #[error("historical state of block {0} is not available; this node keeps the newest blocks only")]
     StateUnavailable(u64),
@@ -155,7 +163,7 @@ pub trait Chain: Send + Sync + 'static {
     /// A transaction that waits.
     fn pooled(&self, hash: B256) -> Option<Pooled>;
     /// All transactions that wait, by sender and nonce.
-    fn pool(&self) -> Vec<Pooled>;
+    fn pool(&self) -> Answer<Vec<Pooled>>;
     /// Balance in wei.
     fn balance(&self, at: BlockRef, address: Address) -> Answer<U256>;
     /// Nonce; `None` counts waiting transactions too.
@@ -171,7 +179,12 @@ pub trait Chain: Send + Sync + 'static {
     /// Smallest sufficient gas limit.
     fn estimate_gas(&self, at: BlockRef, call: TransactionRequest, overrides: CallOverrides) -> Answer<u64>;
     /// The access list with which a call runs cheapest.
-    fn create_access_list(&self, at: BlockRef, call: TransactionRequest) -> Answer<AccessListData>;
+    fn create_access_list(
+        &self,
+        at: BlockRef,
+        call: TransactionRequest,
+        overrides: CallOverrides,
+    ) -> Answer<AccessListData>;
     /// Runs blocks of calls on top of each other.
     fn simulate(&self, at: BlockRef, payload: SimulatePayload) -> Answer<Vec<SimulatedData>>;
     /// Traces a call.

@@ -46,10 +46,12 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
     })?;
     method(m, "debug_getRawTransaction", |b, v| {
         let hash: B256 = params::required(&v, 0, "hash")?;
-        let Some((number, index)) = b.chain.transaction(hash).map_err(fault)? else { return Ok(Bytes::new()) };
+        let Some((number, index)) = b.chain.transaction(hash).map_err(fault)? else {
+            return Ok(b.chain.pooled(hash).map(|p| Bytes::from(p.tx.encoded_2718())).unwrap_or_default());
+        };
         let data = load(b, BlockRef::Number(number))?;
         let tx = data.as_ref().and_then(|d| d.transactions.get(index as usize));
-        Ok(tx.map(|(tx, _)| tx.encoded_2718().into()).unwrap_or_default())
+        Ok(tx.map(|(tx, _)| Bytes::from(tx.encoded_2718())).unwrap_or_default())
     })?;
     method(m, "debug_getRawReceipts", |b, v| {
         let data = load(b, params::block(&v, 0)?)?.ok_or_else(|| fault(ChainFault::UnknownBlock))?;

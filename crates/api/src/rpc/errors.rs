@@ -29,6 +29,7 @@ pub(crate) fn fault(fault: ChainFault) -> ErrorObjectOwned {
             ErrorObjectOwned::owned(REVERTED, message, Some(data))
         }
         ChainFault::NotFinalised(_) => ErrorObjectOwned::owned(NOT_FINALISED, fault.to_string(), None::<()>),
+        ChainFault::Coded { code, message } => ErrorObjectOwned::owned(code, message, None::<()>),
         other => refused(other.to_string()),
     }
 }

@@ -94,6 +94,11 @@ fn blocks(m: &mut RpcModule<Backend>) -> Registered {
     method(m, "eth_getBlockByHash", |b, v| whole(b, by_hash(&v)?, &v))?;
     method(m, "eth_getBlockTransactionCountByNumber", |b, v| count(b, by_number(&v)?))?;
     method(m, "eth_getBlockTransactionCountByHash", |b, v| count(b, by_hash(&v)?))?;
+    // There are no uncles here: none of a known block, null of an unknown one.
+    method(m, "eth_getUncleCountByBlockNumber", |b, v| Ok(load(b, by_number(&v)?)?.map(|_| U64::ZERO)))?;
+    method(m, "eth_getUncleCountByBlockHash", |b, v| Ok(load(b, by_hash(&v)?)?.map(|_| U64::ZERO)))?;
+    method(m, "eth_getUncleByBlockNumberAndIndex", |_, _| Ok(Value::Null))?;
+    method(m, "eth_getUncleByBlockHashAndIndex", |_, _| Ok(Value::Null))?;
     method(m, "eth_getBlockReceipts", |b, v| {
         let Some(data) = load(b, params::block(&v, 0)?)? else { return Ok(None) };
         let receipts = b.chain.receipts(data.header.number).map_err(fault)?.unwrap_or_default();

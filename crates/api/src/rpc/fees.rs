@@ -2,11 +2,12 @@
 
 use super::{
     Backend,
-    errors::{RpcResult, invalid_params, refused},
+    errors::{RpcResult, fault, invalid_params, refused},
     eth::{Registered, load, method},
     params,
 };
 use crate::ports::{BlockData, BlockRef};
+use alloy_consensus::ReceiptEnvelope;
 use alloy_primitives::U64;
 use alloy_rpc_types_eth::FeeHistory;
 use jsonrpsee::RpcModule;
@@ -37,8 +38,8 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
 }
 
 fn fee_history(b: &Backend, count: u64, newest: u64, percentiles: Option<Vec<f64>>) -> RpcResult<Value> {
-    if percentiles.as_ref().is_some_and(|p| p.len() > 100 || p.iter().any(|x| !(0.0..=100.0).contains(x))) {
-        return Err(invalid_params("reward percentiles must be at most 100 numbers from 0 to 100"));
+    if percentiles.as_ref().is_some_and(|p| p.len() > 100 || p.iter().any(|x| !(0.0..=100.0).contains(x)) || !p.is_sorted()) {
+        return Err(invalid_params("reward percentiles must be at most 100 numbers from 0 to 100, ascending"));
     }
     let mut history = FeeHistory { oldest_block: newest + 1 - count, ..Default::default() };
     let mut rewards = Vec::new();
@@ -50,7 +51,8 @@ fn fee_history(b: &Backend, count: u64, newest: u64, percentiles: Option<Vec<f64
         history.base_fee_per_blob_gas.push(1);
         history.blob_gas_used_ratio.push(0.0);
         if let Some(percentiles) = &percentiles {
-            rewards.push(reward(&data, percentiles));
+            let receipts = b.chain.receipts(number).map_err(fault)?.unwrap_or_default();
+            rewards.push(reward(&data, &receipts, percentiles));
         }
     }
     let next = match load(b, BlockRef::Number(newest + 1))? {
@@ -68,21 +70,32 @@ fn fee_history(b: &Backend, count: u64, newest: u64, percentiles: Option<Vec<f64
     })
 }
 
-/// Tips at the given percentiles of a block's transactions, by count.
-fn reward(data: &BlockData, percentiles: &[f64]) -> Vec<u128> {
+/// Tips at the given percentiles of a block's gas.
+fn reward(data: &BlockData, receipts: &[ReceiptEnvelope], percentiles: &[f64]) -> Vec<u128> {
     use alloy_consensus::Transaction as _;
     let base_fee = data.header.base_fee_per_gas.unwrap_or_default();
-    let mut tips: Vec<u128> = data
+    let mut before = 0;
+    let mut tips: Vec<(u128, u64)> = data
         .transactions
         .iter()
-        .map(|(tx, _)| tx.effective_tip_per_gas(base_fee).unwrap_or_default())
+        .zip(receipts)
+        .map(|((tx, _), receipt)| {
+            let gas = receipt.cumulative_gas_used() - before;
+            before = receipt.cumulative_gas_used();
+            (tx.effective_tip_per_gas(base_fee).unwrap_or_default(), gas)
+        })
         .collect();
     tips.sort_unstable();
+    let used = data.header.gas_used as f64;
     percentiles
         .iter()
-        .map(|p| match tips.len() {
-            0 => 0,
-            n => tips[((p / 100.0 * n as f64) as usize).min(n - 1)],
+        .map(|p| {
+            let mut gas = 0;
+            let reached = tips.iter().find(|(_, own)| {
+                gas += own;
+                gas as f64 >= p / 100.0 * used
+            });
+            reached.or(tips.last()).map_or(0, |(tip, _)| *tip)
         })
         .collect()
 }

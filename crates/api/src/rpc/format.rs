@@ -39,12 +39,13 @@ pub(crate) fn transaction(data: &BlockData, index: usize) -> Transaction {
 
 /// A transaction that waits for a block.
 pub(crate) fn pending(tx: TxEnvelope, sender: Address) -> Transaction {
+    let effective_gas_price = Some(tx.max_fee_per_gas());
     Transaction {
         inner: Recovered::new_unchecked(tx, sender),
         block_hash: None,
         block_number: None,
         transaction_index: None,
-        effective_gas_price: None,
+        effective_gas_price,
         block_timestamp: None,
     }
 }

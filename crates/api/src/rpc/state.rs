@@ -41,7 +41,8 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
         gas.map(U64::from).map_err(fault)
     })?;
     method(m, "eth_createAccessList", |b, v| {
-        let made = b.chain.create_access_list(params::block(&v, 1)?, params::call(&v)?).map_err(fault)?;
+        let made = b.chain.create_access_list(params::block(&v, 1)?, params::call(&v)?, params::overrides(&v, 2)?);
+        let made = made.map_err(fault)?;
         Ok(AccessListResult {
             access_list: made.list,
             gas_used: U256::from(made.gas_used),

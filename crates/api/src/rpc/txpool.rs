@@ -2,6 +2,7 @@
 
 use super::{
     Backend,
+    errors::{RpcResult, fault},
     eth::{Registered, method},
     format, params,
 };
@@ -11,23 +12,27 @@ use alloy_primitives::{Address, U64};
 use jsonrpsee::RpcModule;
 use serde_json::{Map, Value, json};
 
+fn pool(b: &Backend) -> RpcResult<Vec<Pooled>> {
+    b.chain.pool().map_err(fault)
+}
+
 pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
     method(m, "txpool_status", |b, _| {
-        let pool = b.chain.pool();
+        let pool = pool(b)?;
         let pending = pool.iter().filter(|p| p.pending).count();
         Ok(json!({"pending": U64::from(pending), "queued": U64::from(pool.len() - pending)}))
     })?;
     method(m, "txpool_content", |b, _| {
-        let (pending, queued) = sorted(b.chain.pool(), whole);
+        let (pending, queued) = sorted(pool(b)?, whole);
         Ok(json!({"pending": pending, "queued": queued}))
     })?;
     method(m, "txpool_inspect", |b, _| {
-        let (pending, queued) = sorted(b.chain.pool(), line);
+        let (pending, queued) = sorted(pool(b)?, line);
         Ok(json!({"pending": pending, "queued": queued}))
     })?;
     method(m, "txpool_contentFrom", |b, v| {
         let sender: Address = params::required(&v, 0, "address")?;
-        let mine = b.chain.pool().into_iter().filter(|p| p.sender == sender).collect();
+        let mine = pool(b)?.into_iter().filter(|p| p.sender == sender).collect();
         let (mut pending, mut queued) = sorted(mine, whole);
         let of = |map: &mut Map<String, Value>| map.remove(&sender.to_string()).unwrap_or_else(|| json!({}));
         Ok(json!({"pending": of(&mut pending), "queued": of(&mut queued)}))
