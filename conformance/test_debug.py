@@ -242,7 +242,6 @@ def test_raw_bytes_of_a_block(w3, rpc, world):
     assert rpc("debug_getRawTransaction", UNKNOWN)["result"] == "0x"
 
 
-@pytest.mark.xfail(strict=True, reason="a waiting transaction is unknown")
 def test_raw_bytes_of_a_waiting_transaction(w3, rpc, account):
     waiting = submit(w3, account, to=account.address, nonce=7)
     assert rpc("debug_getRawTransaction", hexed(waiting))["result"] == rpc("eth_getRawTransactionByHash", hexed(waiting))["result"]

@@ -154,7 +154,6 @@ def test_the_largest_transaction(w3, rpc, account):
 
 
 @pytest.mark.parametrize("gas", [(1 << 24) + 1, 60_000_000])
-@pytest.mark.xfail(strict=True, reason="accepted, and then waits for ever")
 def test_a_transaction_that_no_block_can_have_is_refused(w3, rpc, account, gas):
     assert "gas" in submit_with_gas(w3, rpc, account, gas)["error"]["message"]
 

@@ -112,7 +112,6 @@ def test_wrong_overrides_are_refused(rpc):
         assert rpc("eth_call", {"to": HERE}, "latest", {}, bad)["error"]["code"] == -32602, bad
 
 
-@pytest.mark.xfail(strict=True, reason="an empty list counts as an object")
 def test_a_list_is_not_an_object(rpc):
     assert rpc("eth_call", {"to": HERE}, "latest", {}, [])["error"]["code"] == -32602
     assert rpc("eth_simulateV1", [[]])["error"]["code"] == -32602
@@ -157,7 +156,6 @@ def test_failures_have_codes_and_words(rpc, code, number, words):
     assert rpc("eth_estimateGas", {"to": HERE, "gas": "0x186a0"}, "latest", state)["error"]["code"] == number
 
 
-@pytest.mark.xfail(strict=True, reason="the message is `out of gas`")
 def test_an_estimate_that_needs_too_much_says_so(rpc):
     error = rpc("eth_estimateGas", {"to": HERE}, "latest", {HERE: {"code": LOOPS}})["error"]
     assert error["code"] == -32000 and "gas required exceeds allowance" in error["message"], error
@@ -181,7 +179,6 @@ def test_calls_that_contradict_themselves(rpc, account):
      ({"chainId": "0x1"}, "chainId does not match node's (have=1, want=")],
     ids=["intrinsic", "base fee", "tip", "chain id"],
 )  # fmt: skip
-@pytest.mark.xfail(strict=True, reason="the EVM's own words instead of geth's, which viem and ethers look for")
 def test_words_that_libraries_look_for(rpc, account, call, words):
     error = rpc("eth_call", {"from": account.address, "to": account.address, **call}, "latest")["error"]
     assert error["code"] == -32000 and words in error["message"], error
@@ -209,7 +206,6 @@ def test_access_list_of_a_failing_call(rpc, devnet, account):
     assert rpc("eth_createAccessList")["error"]["code"] == -32602
 
 
-@pytest.mark.xfail(strict=True, reason="the third parameter is ignored without a word")
 def test_access_list_with_overrides(rpc):
     made = rpc("eth_createAccessList", {"to": HERE}, "latest", {HERE: {"code": returns("600054")}})["result"]
     assert made["accessList"] == [{"address": HERE, "storageKeys": [SLOT_0]}]

@@ -170,7 +170,6 @@ def test_subscriptions_need_a_websocket(rpc):
     assert rpc("eth_subscribe", "newHeads")["error"]["code"] == -32601
 
 
-@pytest.mark.xfail(strict=True, reason="unknown methods")
 def test_uncles_are_nowhere(rpc):
     """Ethereum's clients still have these methods."""
     latest = rpc("eth_getBlockByNumber", "latest", False)["result"]

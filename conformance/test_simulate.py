@@ -95,7 +95,6 @@ def test_simulated_blocks_can_be_asked_for_their_hash(simulate):
     assert second["calls"][0]["returnData"] == first["hash"]
 
 
-@pytest.mark.xfail(strict=True, reason="simulated blocks make no system calls (EIP-2935)")
 def test_simulated_blocks_are_in_the_history_contract(simulate, w3):
     tip = w3.eth.block_number
     first, second = simulate([{}, {"calls": [{"to": HISTORY, "data": word(tip + 1)}]}], hex(tip))
@@ -140,7 +139,6 @@ def test_traced_transfers_are_logs(simulate, wrapped):
     assert [int(log["logIndex"], 16) for log in everything] == list(range(len(everything)))
 
 
-@pytest.mark.xfail(strict=True, reason="all transfers come first")
 def test_traced_transfers_are_in_order_with_the_logs(simulate, wrapped):
     """A withdrawal logs first and pays afterwards."""
     account, token = wrapped
@@ -150,7 +148,6 @@ def test_traced_transfers_are_in_order_with_the_logs(simulate, wrapped):
     assert [log["address"] == "0x" + "ee" * 20 for log in block["calls"][0]["logs"]] == [False, False, True]
 
 
-@pytest.mark.xfail(strict=True, reason="the logs of transfers are in the receipts, so the block has another hash")
 def test_tracing_transfers_does_not_change_the_block(simulate, w3):
     a, tip = stranger(), hex(w3.eth.block_number)
     block = [{"stateOverrides": rich(a), "calls": [{"from": a, "to": stranger(), "value": "0x5"}]}]
@@ -169,7 +166,6 @@ def test_full_transactions(simulate):
         assert (tx["blockHash"], tx["transactionIndex"]) == (full["hash"], hex(index))
 
 
-@pytest.mark.xfail(strict=True, reason="type 0")
 def test_transactions_have_type_2_unless_they_say_otherwise(simulate):
     (block,) = simulate([{"calls": [{"to": stranger()}, {"to": stranger(), "gasPrice": "0x0"}]}], returnFullTransactions=True)
     assert [tx["type"] for tx in block["transactions"]] == ["0x2", "0x0"]
@@ -219,7 +215,6 @@ def test_limits(simulate, refused, w3):
     ids=["nonce too low", "nonce too high", "base fee", "intrinsic gas", "funds", "block gas", "number", "time", "init code",
          "blocks", "empty"],
 )  # fmt: skip
-@pytest.mark.xfail(strict=True, reason="always -32000")
 def test_errors_have_the_codes_of_the_specification(w3, refused, account, code, block, validation):
     if code == -38010:
         send(w3, account, to=account.address)

@@ -24,7 +24,6 @@ def gap(w3, account):
     return account, hexed(submit(w3, account, to=Account.create().address, value=1, nonce=5))
 
 
-@pytest.mark.xfail(strict=True, reason="it counts as pending")
 def test_a_gap_is_queued(w3, rpc, gap):
     account, waiting = gap
     assert int(rpc("txpool_status")["result"]["queued"], 16) >= 1
@@ -36,7 +35,6 @@ def test_a_gap_is_queued(w3, rpc, gap):
     assert list(mine["queued"]) == ["5"] and mine["pending"] == {}
 
 
-@pytest.mark.xfail(strict=True, reason="the nonce after the waiting one")
 def test_a_gap_is_not_in_the_pending_nonce(w3, gap):
     """A wallet that asks for its next nonce must close the gap, not grow it."""
     account, _ = gap
@@ -59,7 +57,6 @@ def test_a_waiting_transaction(w3, rpc, gap):
     assert rpc("txpool_contentFrom")["error"]["code"] == rpc("txpool_contentFrom", "0x12")["error"]["code"] == -32602
 
 
-@pytest.mark.xfail(strict=True, reason="no gasPrice")
 def test_a_waiting_transaction_has_a_gas_price(w3, rpc, gap):
     """geth gives the fee cap until the block decides."""
     tx = rpc("eth_getTransactionByHash", gap[1])["result"]
@@ -147,7 +144,6 @@ def test_receipts_of_blocks(w3, rpc, devnet):
     assert rpc("eth_getBlockReceipts", "earliest")["result"] == []
 
 
-@pytest.mark.xfail(strict=True, reason="by number of transactions")
 def test_rewards_in_the_fee_history_are_weighted_by_gas(w3, devnet):
     """Half of the gas of a block with a large cheap transaction and a small dear one paid the low tip."""
     large, small = fund(w3, devnet), fund(w3, devnet)
@@ -163,12 +159,10 @@ def test_rewards_in_the_fee_history_are_weighted_by_gas(w3, devnet):
     raise RuntimeError("the two transactions never came into one block")
 
 
-@pytest.mark.xfail(strict=True, reason="accepted")
 def test_percentiles_in_the_fee_history_must_increase(rpc):
     assert "error" in rpc("eth_feeHistory", "0x2", "latest", [50, 10])
 
 
-@pytest.mark.xfail(strict=True, reason="it takes all the gas of every block and is in none")
 def test_one_transaction_cannot_keep_the_others_out(tmp_path):
     """It asks for a whole block, more than one transaction may have (EIP-7825). On a network of its own: it stops what is there."""
     net = Devnet(tmp_path)

@@ -30,7 +30,8 @@ pub fn check_chain(bytes: &[u8], trust: Trust) -> Checks {
     let name = alloy_primitives::keccak256(&proof.genesis_header);
     let header = final_header(&proof, trust, name);
     let state_root = header.as_ref().map_or(B256::ZERO, |(h, _)| h.state_root);
-    let roots = header.as_ref().map_or((B256::ZERO, B256::ZERO), |(h, _)| (h.transactions_root, h.receipts_root));
+    let roots =
+        header.as_ref().map_or((B256::ZERO, B256::ZERO), |(h, _)| (h.transactions_root, h.receipts_root));
     checks.record(
         "finality",
         header.map(|(h, signers)| format!("block {} is final: {signers} validators signed", h.number)),
@@ -58,12 +59,18 @@ pub fn check_chain(bytes: &[u8], trust: Trust) -> Checks {
             ItemKind::Receipt => ("receipt", roots.1),
         };
         let checked = light::check_item(root, item.index, &item.bytes, &item.proof);
-        checks.record(name, checked.map(|()| format!("number {} of the block, {} bytes", item.index, item.bytes.len())));
+        checks.record(
+            name,
+            checked.map(|()| format!("number {} of the block, {} bytes", item.index, item.bytes.len())),
+        );
     }
     match trust.network {
         Some(pin) if pin == name => checks.record("pin", Ok("this is the network that you named".into())),
         Some(pin) => checks.record("pin", Err(format!("this is network {name}, you named {pin}"))),
-        None => checks.note("pin", format!("you trust that genesis {name} is the network you mean; name it with --network")),
+        None => checks.note(
+            "pin",
+            format!("you trust that genesis {name} is the network you mean; name it with --network"),
+        ),
     }
     checks
 }

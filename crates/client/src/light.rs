@@ -74,7 +74,12 @@ impl Trusted {
     ///
     /// # Errors
     /// A sentence that says what is wrong.
-    pub fn checkpoint(config: &NetworkConfig, name: B256, set: ValidatorSet, commitment: B256) -> Result<Self, String> {
+    pub fn checkpoint(
+        config: &NetworkConfig,
+        name: B256,
+        set: ValidatorSet,
+        commitment: B256,
+    ) -> Result<Self, String> {
         set.check().map_err(|e| e.to_string())?;
         if set.commitment() != commitment {
             return Err("the validator set is not the one of the checkpoint".into());
@@ -142,7 +147,11 @@ impl Trusted {
 ///
 /// # Errors
 /// A sentence that says what is wrong.
-pub fn check_account(state_root: B256, address: Address, proof: &[Bytes]) -> Result<Option<TrieAccount>, String> {
+pub fn check_account(
+    state_root: B256,
+    address: Address,
+    proof: &[Bytes],
+) -> Result<Option<TrieAccount>, String> {
     let key = Nibbles::unpack(keccak256(address));
     let found = proof.last().and_then(account_in_leaf);
     if let Some(account) = found

@@ -95,13 +95,14 @@ fn check_ledger(checks: &mut Checks, file: &ProofFile, pinned: Option<B256>) -> 
         )
     });
     checks.record("ledger", on_ledger.map(|()| format!("the log's root is in the state of block {number}")));
-    let network = light::Trusted::genesis(&file.network, &file.genesis_header, claim.genesis).and_then(|trusted| {
-        if file.network.chain_id == claim.chain_id {
-            Ok(trusted)
-        } else {
-            Err("the receipt was signed for another chain id".into())
-        }
-    });
+    let network =
+        light::Trusted::genesis(&file.network, &file.genesis_header, claim.genesis).and_then(|trusted| {
+            if file.network.chain_id == claim.chain_id {
+                Ok(trusted)
+            } else {
+                Err("the receipt was signed for another chain id".into())
+            }
+        });
     let finality = network.clone().and_then(|mut trusted| {
         file.ledger.handovers.iter().try_for_each(|handover| trusted.follow(handover))?;
         let (header, signers) = trusted.final_header(&file.ledger.header, &file.ledger.certificate)?;

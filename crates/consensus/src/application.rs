@@ -1,9 +1,4 @@
-use crate::{
-    Block, Chain, ConsensusError,
-    block::Context,
-    engine::Scheme,
-    epochs::Epochs,
-};
+use crate::{Block, Chain, ConsensusError, block::Context, engine::Scheme, epochs::Epochs};
 use alloy_primitives::B256;
 use commonware_actor::Feedback;
 use commonware_codec::Encode as _;
@@ -149,7 +144,9 @@ where
             }
             match this.chain.execute(&parent, &block) {
                 Ok(_) => true,
-                Err(ConsensusError::Ledger(fault @ (LedgerError::Store(_) | LedgerError::MissingNode { .. }))) => {
+                Err(ConsensusError::Ledger(
+                    fault @ (LedgerError::Store(_) | LedgerError::MissingNode { .. }),
+                )) => {
                     // The block may be good: a validator with a broken disk stops instead of voting against it.
                     error!(height, "{fault}");
                     this.chain.fail(fault.to_string());

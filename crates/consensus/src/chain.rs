@@ -3,7 +3,10 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_rpc_types_eth::TransactionRequest;
 use alloy_sol_types::{SolCall as _, sol};
 use futures::channel::mpsc;
-use ledger::{BlockInput, CallOutcome, Executed, Genesis, Ledger, Mempool, Overrides, RecoveredTx, Standing, Store, Turn};
+use ledger::{
+    BlockInput, CallOutcome, Executed, Genesis, Ledger, Mempool, Overrides, RecoveredTx, Standing, Store,
+    Turn,
+};
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
@@ -106,7 +109,8 @@ impl Chain {
         }
         let head = store.recover(&ledger)?.ok_or(ConsensusError::Stopped("the store is empty".into()))?;
         let failure = Arc::new(Mutex::new(None));
-        let flusher = options.background.then(|| Flusher::start(store.clone(), failure.clone())).transpose()?;
+        let flusher =
+            options.background.then(|| Flusher::start(store.clone(), failure.clone())).transpose()?;
         let mut mempool = Mempool::default();
         let waiting = store.waiting()?;
         let known = waiting.par_iter().map(|raw| RecoveredTx::decode(raw, network.chain_id));
@@ -237,7 +241,8 @@ impl Chain {
         if let Some(known) = self.executed(&block.hash()) {
             return Ok(known);
         }
-        let turn = epochs::turn(parent.validators(), block.context_ref()).ok_or(ConsensusError::UnknownLeader)?;
+        let turn =
+            epochs::turn(parent.validators(), block.context_ref()).ok_or(ConsensusError::UnknownLeader)?;
         let txs = &block.ledger_block().transactions;
         let chain_id = self.network.chain_id;
         txs.par_iter().filter(|tx| self.checked.peek(tx.tx_hash()).is_none()).for_each(|tx| {
@@ -479,4 +484,3 @@ pub(crate) fn save(store: &Store, waiting: &[Arc<RecoveredTx>]) -> Result<(), Co
     let raw: Vec<_> = waiting.iter().map(|tx| tx.raw()).collect();
     Ok(store.put_waiting(raw.iter().map(Vec::as_slice))?)
 }
-

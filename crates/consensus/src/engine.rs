@@ -120,8 +120,12 @@ where
     let me = secret.peer.public_key();
     let epochs = Epochs::new(chain.clone(), secret.clone());
     let [votes, certificates, resolver, broadcast, backfill, transactions] = channels;
-    // The deterministic simulator has one storage for all validators, so names carry the validator.
-    let id = me.to_string();
+    // The deterministic simulator has one storage for all validators, so names carry the validator. A state sync begins anew: what an older
+    // ledger of this validator left behind does not fit the new one.
+    let id = match chain.store().synced_at()? {
+        None => me.to_string(),
+        Some(number) => format!("{me}-{number}"),
+    };
     let mailbox = NZUsize!(MAILBOX);
     let cache = CacheRef::new(page_size(4096), NZUsize!(PAGE_CACHE_PAGES));
     let block_codec: RangeCfg<usize> = RangeCfg::from(..=BLOCK_BYTES_MAX);
@@ -302,7 +306,9 @@ fn native(certificate: &FinalityCertificate, validators: usize) -> Option<Finali
 /// The finalization of the block at which a state sync began, if one did.
 fn anchor(chain: &Chain) -> Result<Option<Finalization<Scheme, Digest>>, ConsensusError> {
     let Some(number) = chain.store().synced_at()? else { return Ok(None) };
-    let gone = || ConsensusError::Stopped(format!("the certificate of block {number}, where the sync began, is gone"));
+    let gone = || {
+        ConsensusError::Stopped(format!("the certificate of block {number}, where the sync began, is gone"))
+    };
     let certificate = chain.store().certificate(number)?.ok_or_else(gone)?;
     let set = chain.store().validators(certificate.epoch)?.ok_or_else(gone)?;
     native(&certificate, set.members.len()).map(Some).ok_or_else(gone)

@@ -27,7 +27,10 @@ pub(crate) struct Flusher {
 }
 
 impl Flusher {
-    pub(crate) fn start(store: Arc<Store>, failure: Arc<Mutex<Option<String>>>) -> Result<Self, ConsensusError> {
+    pub(crate) fn start(
+        store: Arc<Store>,
+        failure: Arc<Mutex<Option<String>>>,
+    ) -> Result<Self, ConsensusError> {
         let (queue, jobs) = mpsc::sync_channel(QUEUE);
         let run = move || {
             for message in jobs {
@@ -51,11 +54,7 @@ impl Flusher {
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
-    pub(crate) fn push(
-        &self,
-        flush: Flush,
-        waiting: Vec<Arc<RecoveredTx>>,
-    ) -> Result<(), ConsensusError> {
+    pub(crate) fn push(&self, flush: Flush, waiting: Vec<Arc<RecoveredTx>>) -> Result<(), ConsensusError> {
         let sent = self.queue.as_ref().map(|q| q.send(Message::Write(Box::new((flush, waiting)))));
         match sent {
             Some(Ok(())) => Ok(()),

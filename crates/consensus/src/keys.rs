@@ -108,7 +108,8 @@ pub(crate) fn peer_key(bytes: &B256) -> Result<ed25519::PublicKey, ConsensusErro
 
 /// Decodes a vote key.
 pub(crate) fn vote_key(bytes: &FixedBytes<96>) -> Result<VoteKey, ConsensusError> {
-    VoteKey::decode(owned(bytes.as_slice())).map_err(|e| ConsensusError::Key(format!("vote key {bytes}: {e}")))
+    VoteKey::decode(owned(bytes.as_slice()))
+        .map_err(|e| ConsensusError::Key(format!("vote key {bytes}: {e}")))
 }
 
 /// Checks the first validator set: order, keys and every proof of possession. Without these an aggregate signature could be forged with a
@@ -134,9 +135,21 @@ pub(crate) mod tests {
             (0..n).map(|i| ValidatorSecret::from_rng(StdRng::seed_from_u64(i)).public(7)).collect();
         validators.sort_by_key(|v| v.peer);
         let a = Address::ZERO;
-        let contracts =
-            SystemContracts { model_registry: a, node_registry: a, receipt_log: a, wrapped_native: a, staking: a };
-        NetworkConfig { version: 2, chain_id: 7, block_time_ms: 250, epoch_blocks: 100, contracts, validators }
+        let contracts = SystemContracts {
+            model_registry: a,
+            node_registry: a,
+            receipt_log: a,
+            wrapped_native: a,
+            staking: a,
+        };
+        NetworkConfig {
+            version: 2,
+            chain_id: 7,
+            block_time_ms: 250,
+            epoch_blocks: 100,
+            contracts,
+            validators,
+        }
     }
 
     #[test]

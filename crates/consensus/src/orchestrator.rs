@@ -22,12 +22,7 @@ use commonware_p2p::{
 };
 use commonware_parallel::Sequential;
 use commonware_runtime::{Clock, Handle, Metrics, Network, Spawner, Storage, buffer::paged::CacheRef};
-use commonware_utils::{
-    NZDuration, NZUsize,
-    channel::mpsc,
-    ordered::Set,
-    vec::NonEmptyVec,
-};
+use commonware_utils::{NZDuration, NZUsize, channel::mpsc, ordered::Set, vec::NonEmptyVec};
 use futures::{FutureExt as _, StreamExt as _, channel::mpsc as futures_mpsc};
 use rand::{CryptoRng, Rng};
 use std::{sync::Arc, time::Duration};
@@ -79,7 +74,9 @@ impl<S: Sender<PublicKey = PublicKey>> Channels<S> {
             Muxer::builder(context.child("votes"), votes.0, votes.1).with_backup().build();
         mux.start();
         let (mux, certificates, certificates_of_others) =
-            Muxer::builder(context.child("certificates"), certificates.0, certificates.1).with_backup().build();
+            Muxer::builder(context.child("certificates"), certificates.0, certificates.1)
+                .with_backup()
+                .build();
         mux.start();
         let (mux, resolver) = Muxer::new(context.child("resolver"), resolver.0, resolver.1);
         mux.start();
@@ -200,7 +197,9 @@ where
             // A state sync in the middle of the epoch.
             None => Floor::Finalized(self.anchor.clone().ok_or_else(unknown)?),
         };
-        let partition = |epoch: u64| format!("{}-consensus-{epoch}", self.id);
+        // Who only follows must not find votes of its own.
+        let role = if scheme.me().is_some() { "consensus" } else { "following" };
+        let partition = |epoch: u64| format!("{}-{role}-{epoch}", self.id);
         // Votes of epochs that are over can be contradicted by nobody any more.
         for old in epoch.saturating_sub(OLD_JOURNALS)..epoch.saturating_sub(1) {
             let _ = context.remove(&partition(old), None).await;

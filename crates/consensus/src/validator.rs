@@ -69,7 +69,10 @@ impl Validator {
         if head > 0 && !config.data_dir.exists() {
             // The record of this validator's votes is gone, and voting again could contradict them.
             let epoch = chain.network().epoch_of(head + 1) + 1;
-            tracing::warn!(epoch, "the consensus folder is missing: this validator does not vote before this epoch");
+            tracing::warn!(
+                epoch,
+                "the consensus folder is missing: this validator does not vote before this epoch"
+            );
             chain.store().put_votes_from(epoch)?;
         }
         let peers = config
@@ -138,7 +141,8 @@ fn run(
         network_config.dial_frequency = Duration::from_millis(100);
         network_config.gossip_bit_vec_frequency = GOSSIP_INTERVAL;
         let (mut network, oracle) = discovery::Network::new(context.child("network"), network_config);
-        let quota = |c: usize| Quota::per_second(NonZeroU32::new(MESSAGES_PER_SECOND[c]).unwrap_or(NonZeroU32::MIN));
+        let quota =
+            |c: usize| Quota::per_second(NonZeroU32::new(MESSAGES_PER_SECOND[c]).unwrap_or(NonZeroU32::MIN));
         let channels: [_; CHANNELS] = std::array::from_fn(|c| network.register(c as u64, quota(c)));
         let mut handles = vec![network.start()];
         let timing = Timing::for_block_time(chain.network().block_time_ms);

@@ -6,10 +6,16 @@ use alloy_sol_types::SolValue as _;
 use imbl::OrdMap;
 use revm::{
     Context, DatabaseRef, MainBuilder as _, MainContext as _,
-    context::{BlockEnv, Cfg, CfgEnv, ContextTr, Evm, result::{EVMError, InvalidTransaction}},
+    context::{
+        BlockEnv, Cfg, CfgEnv, ContextTr, Evm,
+        result::{EVMError, InvalidTransaction},
+    },
     context_interface::block::BlobExcessGasAndPrice,
     database_interface::{DBErrorMarker, Database},
-    handler::{EthFrame, EthPrecompiles, MainnetContext, PrecompileProvider, instructions::EthInstructions, precompile_output_to_interpreter_result},
+    handler::{
+        EthFrame, EthPrecompiles, MainnetContext, PrecompileProvider, instructions::EthInstructions,
+        precompile_output_to_interpreter_result,
+    },
     interpreter::{CallInputs, InterpreterResult, interpreter::EthInterpreter},
     precompile::{PrecompileHalt, PrecompileOutput},
     primitives::{AddressSet, hardfork::SpecId},
@@ -104,7 +110,8 @@ impl OgPrecompiles {
 
     fn possession(&self, input: &[u8]) -> Bytes {
         let good = input.len() == 196 && {
-            let (vote, proof) = (FixedBytes::from_slice(&input[..96]), FixedBytes::from_slice(&input[96..144]));
+            let (vote, proof) =
+                (FixedBytes::from_slice(&input[..96]), FixedBytes::from_slice(&input[96..144]));
             let (peer, operator) = (B256::from_slice(&input[144..176]), Address::from_slice(&input[176..]));
             finality::check_registration(self.chain_id, &vote, &proof, &peer, operator).is_ok()
         };
@@ -236,5 +243,3 @@ pub(crate) fn simulation_error(error: EVMError<LedgerError>) -> LedgerError {
     };
     LedgerError::Simulation { code, message: in_words(invalid) }
 }
-
-

@@ -94,8 +94,11 @@ impl Genesis {
     /// [`LedgerError::Genesis`] when a constructor fails.
     pub fn execute(&self, network: &NetworkConfig) -> Result<Executed, LedgerError> {
         let mut alloc = Changes::default();
-        let system = [(HISTORY_STORAGE_ADDRESS, &HISTORY_STORAGE_CODE), (BEACON_ROOTS_ADDRESS, &BEACON_ROOTS_CODE)]
-            .map(|(address, code)| (address, GenesisAccount { nonce: 1, code: code.clone(), ..Default::default() }));
+        let system =
+            [(HISTORY_STORAGE_ADDRESS, &HISTORY_STORAGE_CODE), (BEACON_ROOTS_ADDRESS, &BEACON_ROOTS_CODE)]
+                .map(|(address, code)| {
+                    (address, GenesisAccount { nonce: 1, code: code.clone(), ..Default::default() })
+                });
         for (address, account) in self.alloc.iter().chain(system.iter().map(|(a, c)| (a, c))) {
             let code_hash = if account.code.is_empty() { KECCAK256_EMPTY } else { keccak256(&account.code) };
             if code_hash != KECCAK256_EMPTY {
@@ -156,7 +159,11 @@ impl Genesis {
             if !done.is_success() {
                 return Err(failed(format!("the constructor failed: {done:?}")));
             }
-            assert_eq!(done.created_address(), Some(Self::deployment_address(index as u64)), "CREATE address");
+            assert_eq!(
+                done.created_address(),
+                Some(Self::deployment_address(index as u64)),
+                "CREATE address"
+            );
         }
         Ok(state.apply(&collect(evm.ctx.journaled_state.database)?)?.0)
     }

@@ -144,7 +144,8 @@ impl Mempool {
     fn make_room(&mut self, tx: &RecoveredTx) -> Result<(), LedgerError> {
         while self.len() >= COUNT_MAX || self.bytes + tx.raw_len() > BYTES_MAX {
             let (price, hash) = *self.by_price.first().ok_or(LedgerError::PoolFull)?;
-            let cheapest = self.get(&hash).filter(|c| price < tx.tx().max_fee_per_gas() && c.sender() != tx.sender());
+            let cheapest =
+                self.get(&hash).filter(|c| price < tx.tx().max_fee_per_gas() && c.sender() != tx.sender());
             let cheapest = cheapest.ok_or(LedgerError::PoolFull)?;
             self.evict(&cheapest);
         }
@@ -216,7 +217,9 @@ impl Mempool {
                 touched.insert(known.sender());
             }
             // A delegation raises the nonce of who signed it (EIP-7702).
-            touched.extend(tx.authorization_list().unwrap_or_default().iter().filter_map(|a| a.recover_authority().ok()));
+            touched.extend(
+                tx.authorization_list().unwrap_or_default().iter().filter_map(|a| a.recover_authority().ok()),
+            );
         }
         touched.extend(executed.outcomes().iter().map(|o| o.sender));
         let mut gone = Vec::new();

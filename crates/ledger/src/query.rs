@@ -115,7 +115,10 @@ pub(crate) fn override_state(db: &mut CacheDB<StateView>, state: &StateOverride)
         }
         db.insert_account_info(*address, info);
         let words = |slots: &alloy_primitives::map::B256HashMap<alloy_primitives::B256>| {
-            slots.iter().map(|(k, v)| (U256::from_be_bytes(k.0), U256::from_be_bytes(v.0))).collect::<Vec<_>>()
+            slots
+                .iter()
+                .map(|(k, v)| (U256::from_be_bytes(k.0), U256::from_be_bytes(v.0)))
+                .collect::<Vec<_>>()
         };
         if let Some(slots) = &change.state {
             db.replace_account_storage(*address, words(slots).into_iter().collect())?;
@@ -160,7 +163,9 @@ impl Ledger {
             }
             (a, b) => a.clone().or_else(|| b.clone()).unwrap_or_default(),
         };
-        if request.gas_price.is_some() && request.max_fee_per_gas.or(request.max_priority_fee_per_gas).is_some() {
+        if request.gas_price.is_some()
+            && request.max_fee_per_gas.or(request.max_priority_fee_per_gas).is_some()
+        {
             return refuse("both gasPrice and (maxFeePerGas or maxPriorityFeePerGas) specified");
         }
         if request.blob_versioned_hashes.is_some() || request.sidecar.is_some() {
@@ -168,7 +173,9 @@ impl Ledger {
         }
         if request.chain_id.is_some_and(|id| id != self.params().chain_id) {
             let (have, want) = (request.chain_id.unwrap_or_default(), self.params().chain_id);
-            return Err(LedgerError::Call(format!("chainId does not match node's (have={have}, want={want})")));
+            return Err(LedgerError::Call(format!(
+                "chainId does not match node's (have={have}, want={want})"
+            )));
         }
         let authorizations = request.authorization_list.clone().unwrap_or_default();
         let access_list = request.access_list.clone().unwrap_or_default();

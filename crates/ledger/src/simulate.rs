@@ -98,7 +98,13 @@ impl Ledger {
         let committee = at.validators().commitment();
         begin_block(&mut before, &params, parent_hash, committee, &Turn::default())?;
         drop(before);
-        let mut run = Simulation { gas_used: 0, receipts: vec![], transactions: vec![], senders: vec![], calls: vec![] };
+        let mut run = Simulation {
+            gas_used: 0,
+            receipts: vec![],
+            transactions: vec![],
+            senders: vec![],
+            calls: vec![],
+        };
         for (index, call) in block.calls.iter().enumerate() {
             self.simulate_call(db, &env, call, payload, &mut run).map_err(|e| match e {
                 LedgerError::Simulation { code, message } => {
@@ -169,7 +175,8 @@ impl Ledger {
             }
             cfg.tx_gas_limit_cap = Some(u64::MAX);
         };
-        let mut evm = evm(&mut *db, self.params(), self.genesis(), env.clone(), tune).with_inspector(inspector);
+        let mut evm =
+            evm(&mut *db, self.params(), self.genesis(), env.clone(), tune).with_inspector(inspector);
         let ResultAndState { result, state } = evm.inspect_tx(tx.clone()).map_err(simulation_error)?;
         drop(evm);
         db.commit(state);
@@ -183,7 +190,10 @@ impl Ledger {
             CallOutcome::Success { output, .. } => (output, None),
             CallOutcome::Revert { output, .. } => {
                 let code = SimulateError::EXECUTION_REVERTED_CODE;
-                (output.clone(), Some(SimulateError { code, message: "execution reverted".into(), data: Some(output) }))
+                (
+                    output.clone(),
+                    Some(SimulateError { code, message: "execution reverted".into(), data: Some(output) }),
+                )
             }
             CallOutcome::Halt { reason, .. } => {
                 let code = SimulateError::VM_EXECUTION_ERROR_CODE;

@@ -307,11 +307,7 @@ impl State {
     ///
     /// # Errors
     /// As [`account`](Self::account), and what `visit` gives.
-    pub fn accounts_from(
-        &self,
-        start: B256,
-        visit: &mut Visit<'_, Account>,
-    ) -> Result<(), LedgerError> {
+    pub fn accounts_from(&self, start: B256, visit: &mut Visit<'_, Account>) -> Result<(), LedgerError> {
         self.accounts.walk(start, &self.reader, visit)
     }
 

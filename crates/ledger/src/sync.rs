@@ -3,12 +3,7 @@
 //! The parts are not proved one by one. Whoever takes them puts the trie together and compares its root with a finalised header before using
 //! it, so a server that lies costs time and nothing else.
 
-use crate::{
-    Block, LedgerError, State, Store,
-    block::Turn,
-    state::Account,
-    trie::NodeId,
-};
+use crate::{Block, LedgerError, State, Store, block::Turn, state::Account, trie::NodeId};
 use alloy_consensus::ReceiptEnvelope;
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256, keccak256};
 use alloy_rlp::{RlpDecodable, RlpEncodable};
@@ -180,11 +175,14 @@ impl Import {
             let mut account = self.state.by_key(entry.key)?.unwrap_or_else(Account::default);
             if !entry.code.is_empty() {
                 if keccak256(&entry.code) != entry.code_hash {
-                    return Err(LedgerError::Sync("a code does not have the hash that its account names".into()));
+                    return Err(LedgerError::Sync(
+                        "a code does not have the hash that its account names".into(),
+                    ));
                 }
                 self.state.put_code(entry.code_hash, entry.code);
             }
-            (account.nonce, account.balance, account.code_hash) = (entry.nonce, entry.balance, entry.code_hash);
+            (account.nonce, account.balance, account.code_hash) =
+                (entry.nonce, entry.balance, entry.code_hash);
             let slots = entry.slots.into_iter().map(|s| (s.key, s.value));
             self.state.put(entry.key, account, slots, &mut self.dropped)?;
         }
@@ -209,7 +207,9 @@ impl Import {
         if found != expected {
             return Err(LedgerError::Damaged { number, found, expected });
         }
-        if header.number != number || header.receipts_root != alloy_consensus::proofs::calculate_receipt_root(&anchor.receipts) {
+        if header.number != number
+            || header.receipts_root != alloy_consensus::proofs::calculate_receipt_root(&anchor.receipts)
+        {
             return Err(LedgerError::Sync("the receipts are not those of the block".into()));
         }
         let mut sets = vec![anchor.first.clone()];

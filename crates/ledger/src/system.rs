@@ -1,12 +1,22 @@
 //! What the chain does by itself in each block: block hashes and committees for contracts, counts of turns, change of validators.
 
-use crate::{ChainParams, LedgerError, block::Turn, evm::{OgEvm, evm_error}};
+use crate::{
+    ChainParams, LedgerError,
+    block::Turn,
+    evm::{OgEvm, evm_error},
+};
 use alloy_eips::{
-    eip2935::HISTORY_STORAGE_ADDRESS, eip4788::{BEACON_ROOTS_ADDRESS, SYSTEM_ADDRESS}, eip4895::Withdrawal,
+    eip2935::HISTORY_STORAGE_ADDRESS,
+    eip4788::{BEACON_ROOTS_ADDRESS, SYSTEM_ADDRESS},
+    eip4895::Withdrawal,
 };
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall as _, sol};
-use revm::{SystemCallCommitEvm as _, context::result::ExecutionResult, database_interface::{Database, DatabaseCommit}};
+use revm::{
+    SystemCallCommitEvm as _,
+    context::result::ExecutionResult,
+    database_interface::{Database, DatabaseCommit},
+};
 use types::{FixedBytes, Validator, ValidatorSet};
 
 sol! {

@@ -78,7 +78,10 @@ impl Ledger {
                 tx_index: Some(index),
             };
             let env = run.evm.ctx.block.clone();
-            let db = std::mem::replace(&mut run.evm.ctx.journaled_state.database, CacheDB::new(StateView::default()));
+            let db = std::mem::replace(
+                &mut run.evm.ctx.journaled_state.database,
+                CacheDB::new(StateView::default()),
+            );
             let (trace, db) = self.inspect(db, env, tx.env(), options.clone(), Some(context))?;
             run.evm.ctx.journaled_state.database = db;
             out.push((tx.hash(), trace));

@@ -200,5 +200,11 @@ fn contracts_run_emit_logs_revert_and_can_be_proved() {
     // A call changes nothing.
     assert_eq!(reverted.state().storage(address, U256::ZERO).unwrap(), U256::from(84));
     let poor = request(&[]).value(U256::MAX);
-    assert!(ledger.call(&reverted, &poor, &plain).unwrap_err().to_string().starts_with("insufficient funds for gas"));
+    assert!(
+        ledger
+            .call(&reverted, &poor, &plain)
+            .unwrap_err()
+            .to_string()
+            .starts_with("insufficient funds for gas")
+    );
 }

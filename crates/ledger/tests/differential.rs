@@ -8,9 +8,7 @@ mod wallet;
 
 use alloy_consensus::{SignableTransaction as _, Transaction as _, TxEip7702, TxEnvelope};
 use alloy_eips::{
-    eip2718::Encodable2718 as _,
-    eip2935::HISTORY_STORAGE_ADDRESS,
-    eip4788::BEACON_ROOTS_ADDRESS,
+    eip2718::Encodable2718 as _, eip2935::HISTORY_STORAGE_ADDRESS, eip4788::BEACON_ROOTS_ADDRESS,
     eip7702::Authorization,
 };
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, keccak256};
@@ -151,7 +149,8 @@ fn creation(setup: &[u8], code: &[u8]) -> Bytes {
 
 fn delegation(wallet: &mut Wallet, signer: &Wallet, to: Address, nonce: u64) -> Bytes {
     let authorization = Authorization { chain_id: U256::from(CHAIN_ID), address: to, nonce };
-    let sign = |secret, hash| Signature::from_raw_array(&types::signing::sign(secret, hash).unwrap()).unwrap();
+    let sign =
+        |secret, hash| Signature::from_raw_array(&types::signing::sign(secret, hash).unwrap()).unwrap();
     let signed = authorization.clone().into_signed(sign(&signer.secret, authorization.signature_hash()));
     let tx = TxEip7702 {
         chain_id: CHAIN_ID,
@@ -278,14 +277,16 @@ fn ten_thousand_random_transactions_agree_with_plain_revm() {
         (BEACON_ROOTS_ADDRESS, &alloy_eips::eip4788::BEACON_ROOTS_CODE),
     ] {
         let code = Bytecode::new_raw(Bytes::clone(code));
-        let info = AccountInfo { nonce: 1, code_hash: code.hash_slow(), code: Some(code), ..Default::default() };
+        let info =
+            AccountInfo { nonce: 1, code_hash: code.hash_slow(), code: Some(code), ..Default::default() };
         plain.0.insert_account_info(address, info);
     }
     let mut known = Vec::new();
     let (mut total, mut succeeded, mut logs) = (0, 0, 0);
     while total < TOTAL {
         plain.0.cache.block_hashes.insert(U256::from(parent.number()), parent.hash());
-        let raws: Vec<_> = (0..PER_BLOCK).map(|_| random_transaction(&mut rng, &mut wallets, &mut known)).collect();
+        let raws: Vec<_> =
+            (0..PER_BLOCK).map(|_| random_transaction(&mut rng, &mut wallets, &mut known)).collect();
         let txs: Vec<_> =
             raws.iter().map(|raw| Arc::new(RecoveredTx::decode(raw, CHAIN_ID).unwrap())).collect();
         let built = ledger.build(&parent, &input(&parent), txs.clone()).unwrap();
@@ -295,7 +296,11 @@ fn ten_thousand_random_transactions_agree_with_plain_revm() {
         for (index, outcome) in built.outcomes().iter().enumerate() {
             let (success, gas, count) = plain.apply(&built, parent.next_base_fee(), index);
             let receipt = &built.receipts()[index];
-            assert_eq!((receipt.status(), outcome.gas_used, receipt.logs().len()), (success, gas, count), "{index}");
+            assert_eq!(
+                (receipt.status(), outcome.gas_used, receipt.logs().len()),
+                (success, gas, count),
+                "{index}"
+            );
             total += 1;
             succeeded += u64::from(success);
             logs += count;
@@ -306,7 +311,10 @@ fn ten_thousand_random_transactions_agree_with_plain_revm() {
         }
         parent = built;
     }
-    assert!(succeeded > total / 3 && succeeded < total && logs > 500, "{succeeded} of {total}, {logs} logs: too uniform");
+    assert!(
+        succeeded > total / 3 && succeeded < total && logs > 500,
+        "{succeeded} of {total}, {logs} logs: too uniform"
+    );
 
     // Every account and slot that plain revm knows of is the same here, and there are no others.
     let state = parent.state();
@@ -324,7 +332,11 @@ fn ten_thousand_random_transactions_agree_with_plain_revm() {
         }
         accounts += 1;
         let ours = ours.unwrap_or_else(|| panic!("{address} is missing"));
-        assert_eq!((ours.nonce, ours.balance, ours.code_hash), (info.nonce, info.balance, info.code_hash), "{address}");
+        assert_eq!(
+            (ours.nonce, ours.balance, ours.code_hash),
+            (info.nonce, info.balance, info.code_hash),
+            "{address}"
+        );
         let code = state.code(*address).unwrap();
         assert!(code.is_empty() || keccak256(&code) == info.code_hash);
         for (slot, value) in &account.storage {

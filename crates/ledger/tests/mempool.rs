@@ -85,7 +85,9 @@ fn what_cannot_be_executed_is_refused_in_geths_words() {
             .starts_with("intrinsic gas too low: have 20999, want 21000")
     );
     assert_eq!(refuse(wallet.clone().with_gas(30_000_001), one), "exceeds block gas limit");
-    assert!(refuse(wallet.clone().with_gas((1 << 24) + 1), one).starts_with("transaction gas limit too high"));
+    assert!(
+        refuse(wallet.clone().with_gas((1 << 24) + 1), one).starts_with("transaction gas limit too high")
+    );
     assert!(refuse(wallet.clone(), U256::MAX).starts_with("insufficient funds for gas * price + value"));
     assert!(refuse(wallet.with_nonce(64), one).starts_with("nonce too high"));
     assert!(

@@ -94,10 +94,13 @@ fn what_was_committed_comes_back() {
 fn archives_keep_every_state_and_others_only_new_ones() {
     for retention in [Retention::Archive, Retention::Full] {
         let (ledger, genesis) = start();
-        let store =
-            Store::on(redb::backends::InMemoryBackend::new(), redb::backends::InMemoryBackend::new(), retention)
-                .unwrap()
-                .with_snapshots_every(64);
+        let store = Store::on(
+            redb::backends::InMemoryBackend::new(),
+            redb::backends::InMemoryBackend::new(),
+            retention,
+        )
+        .unwrap()
+        .with_snapshots_every(64);
         store.initialise(&genesis).unwrap();
         let mut head = store.recover(&ledger).unwrap().unwrap();
         let mut wallet = Wallet::new(1);

@@ -4,8 +4,8 @@ use alloy_consensus::{Header, ReceiptEnvelope, transaction::SignerRecoverable as
 use alloy_rpc_types_eth::{TransactionRequest, simulate::SimulatePayload};
 use alloy_rpc_types_trace::geth::{GethDebugTracingCallOptions, GethDebugTracingOptions};
 use api::ports::{
-    AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault, Pooled,
-    SimulatedData,
+    AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
+    Pooled, SimulatedData,
 };
 use client::contracts::receipt_log_slot;
 use consensus::ConsensusError;
@@ -229,7 +229,12 @@ impl Chain for ChainPort {
         output(self.chain.ledger().call(&self.state(at)?, &call, &overrides(o)).map_err(rejected)?)
     }
 
-    fn estimate_gas(&self, at: BlockRef, call: TransactionRequest, o: CallOverrides) -> Result<u64, ChainFault> {
+    fn estimate_gas(
+        &self,
+        at: BlockRef,
+        call: TransactionRequest,
+        o: CallOverrides,
+    ) -> Result<u64, ChainFault> {
         match self.chain.ledger().estimate_gas(&self.state(at)?, &call, &overrides(o)).map_err(rejected)? {
             Ok(gas) => Ok(gas),
             Err(outcome) => output(outcome).map(|_| 0),
@@ -278,7 +283,8 @@ impl Chain for ChainPort {
         options: GethDebugTracingOptions,
     ) -> Result<Vec<(B256, Value)>, ChainFault> {
         let number = self.number(at)?.ok_or(ChainFault::UnknownBlock)?;
-        let before = number.checked_sub(1).ok_or_else(|| ChainFault::Rejected("genesis is not traceable".into()))?;
+        let before =
+            number.checked_sub(1).ok_or_else(|| ChainFault::Rejected("genesis is not traceable".into()))?;
         let parent = self.state(BlockRef::Number(before))?;
         let store = self.chain.store();
         let block = store.block(number).map_err(internal)?.ok_or(ChainFault::UnknownBlock)?;
@@ -327,7 +333,9 @@ impl Chain for ChainPort {
             return Err(ChainFault::NotFinalised(format!("epoch {epoch}; the newest is {newest}")));
         }
         let set = self.chain.store().validators(epoch).map_err(internal)?.ok_or(ChainFault::UnknownBlock)?;
-        Ok(json!({"epoch": epoch, "since": set.epoch, "members": set.members, "commitment": set.commitment()}))
+        Ok(
+            json!({"epoch": epoch, "since": set.epoch, "members": set.members, "commitment": set.commitment()}),
+        )
     }
 
     fn final_header(&self, number: u64) -> Result<Value, ChainFault> {

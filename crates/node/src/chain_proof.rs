@@ -39,14 +39,20 @@ pub(crate) fn make(
     let mut items = vec![];
     let number = match (transaction, &account) {
         (Some(_), Some(_)) => {
-            return Err(ChainFault::Rejected("ask for an account or for a transaction, not for both at once".into()));
+            return Err(ChainFault::Rejected(
+                "ask for an account or for a transaction, not for both at once".into(),
+            ));
         }
         (Some(hash), None) => {
-            let (number, index) = store.transaction(&hash).map_err(internal)?.ok_or(ChainFault::UnknownTransaction)?;
+            let (number, index) =
+                store.transaction(&hash).map_err(internal)?.ok_or(ChainFault::UnknownTransaction)?;
             let block = store.block(number).map_err(internal)?.ok_or(ChainFault::UnknownBlock)?;
             let receipts = store.receipts(number).map_err(internal)?.ok_or(ChainFault::UnknownBlock)?;
             let lists = [
-                (ItemKind::Transaction, block.transactions.iter().map(|t| t.encoded_2718()).collect::<Vec<_>>()),
+                (
+                    ItemKind::Transaction,
+                    block.transactions.iter().map(|t| t.encoded_2718()).collect::<Vec<_>>(),
+                ),
                 (ItemKind::Receipt, receipts.iter().map(ReceiptEnvelope::encoded_2718).collect()),
             ];
             for (kind, list) in lists {
@@ -58,7 +64,10 @@ pub(crate) fn make(
         }
         (None, _) => {
             let certified = chain.certified().map_err(internal)?;
-            certified.ok_or_else(|| ChainFault::NotFinalised("no block has a certificate yet".into()))?.0.number()
+            certified
+                .ok_or_else(|| ChainFault::NotFinalised("no block has a certificate yet".into()))?
+                .0
+                .number()
         }
     };
     // A block can be final through its descendants; then the first certified one vouches for it.
@@ -72,11 +81,13 @@ pub(crate) fn make(
             break;
         }
     }
-    let certificate = certificate.ok_or_else(|| ChainFault::NotFinalised(format!("no certificate for block {number} yet")))?;
+    let certificate = certificate
+        .ok_or_else(|| ChainFault::NotFinalised(format!("no certificate for block {number} yet")))?;
     let account = match account {
         None => None,
         Some((address, slots)) => {
-            let executed = chain.with_state(number).map_err(internal)?.ok_or(ChainFault::StateUnavailable(number))?;
+            let executed =
+                chain.with_state(number).map_err(internal)?.ok_or(ChainFault::StateUnavailable(number))?;
             let slots: Vec<U256> = slots.iter().map(|s| U256::from_be_bytes(s.0)).collect();
             let proof = executed.state().proof(address, &slots).map_err(internal)?;
             let fact = |s: ledger::StorageProof| SlotFact {

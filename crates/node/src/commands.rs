@@ -315,7 +315,10 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<bool> {
     if is_chain_proof(&bytes) {
         return verify_chain(&bytes, args);
     }
-    anyhow::ensure!(args.checkpoint.is_none(), "--checkpoint is for proofs of what the chain says (og prove)");
+    anyhow::ensure!(
+        args.checkpoint.is_none(),
+        "--checkpoint is for proofs of what the chain says (og prove)"
+    );
     let mut report = client::proof::check_proof(&bytes, args.network, &client::registry());
     if args.replay {
         report.checks.record("replay", crate::replay::replay(&bytes, args.model.as_deref()));

@@ -98,17 +98,13 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
     let dir = args.data.clone().or_else(|| temporary.as_ref().map(|t| t.path().to_owned()));
     let dir = dir.context("no data folder")?;
     files::private_dir(&dir)?;
-    let keys: Vec<_> =
-        (0..usize::from(args.validators)).map(|i| Keys::open(&validator_dir(&dir, i))).collect::<Result<_, _>>()?;
+    let keys: Vec<_> = (0..usize::from(args.validators))
+        .map(|i| Keys::open(&validator_dir(&dir, i)))
+        .collect::<Result<_, _>>()?;
     let file = load_or_create(&dir, args, &keys)?;
 
-    let mut devnet = Devnet {
-        about: Value::Null,
-        proxy: None,
-        nodes: vec![],
-        validators: vec![],
-        _temporary: temporary,
-    };
+    let mut devnet =
+        Devnet { about: Value::Null, proxy: None, nodes: vec![], validators: vec![], _temporary: temporary };
     let rpc_urls = sockets.rpc.iter().map(url).collect::<anyhow::Result<Vec<_>>>()?;
     let peers: Vec<_> = keys
         .iter()
@@ -236,7 +232,9 @@ impl Devnet {
     async fn wait_for_blocks(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + FIRST_BLOCK_MAX;
         let start = self.validators[0].chain.head().number();
-        while self.validators[0].chain.head().number() < start + 2 || self.validators[0].chain.certified()?.is_none() {
+        while self.validators[0].chain.head().number() < start + 2
+            || self.validators[0].chain.certified()?.is_none()
+        {
             self.check()?;
             ensure!(Instant::now() < deadline, "the validators made no block within {FIRST_BLOCK_MAX:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -28,7 +28,8 @@ impl FromStr for Peer {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("{text:?} is not a peer; expected KEY@ADDRESS:PORT, as `og validator init` prints it");
+        let expected =
+            || format!("{text:?} is not a peer; expected KEY@ADDRESS:PORT, as `og validator init` prints it");
         let (key, address) = text.split_once('@').ok_or_else(expected)?;
         let key = key.parse().map_err(|_| expected())?;
         Ok(Self { key, address: address.parse().map_err(|_| expected())? })
@@ -66,7 +67,8 @@ impl NetworkFile {
         let size = std::fs::metadata(path).with_context(|| format!("cannot read {shown}"))?.len();
         ensure!(size <= BYTES_MAX, "{shown} has {size} bytes; a network file has at most {BYTES_MAX}");
         let text = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
-        let file: Self = serde_json::from_slice(&text).with_context(|| format!("{shown} is not a network file"))?;
+        let file: Self =
+            serde_json::from_slice(&text).with_context(|| format!("{shown} is not a network file"))?;
         file.network.check().with_context(|| format!("{shown}"))?;
         Ok(file)
     }

@@ -113,7 +113,10 @@ pub(crate) async fn run(
     let mut trusted =
         Trusted::genesis(&file.network, &genesis_header, genesis.hash()).map_err(anyhow::Error::msg)?;
     for handover in &point.handovers {
-        trusted.follow(handover).map_err(anyhow::Error::msg).context("the chain of validator sets is broken")?;
+        trusted
+            .follow(handover)
+            .map_err(anyhow::Error::msg)
+            .context("the chain of validator sets is broken")?;
     }
     let block = Block::decode(&point.block)?;
     let header = Bytes::from(alloy_rlp::encode(&block.header));
@@ -123,7 +126,8 @@ pub(crate) async fn run(
         .context("the snapshot's block is not final")?;
     ensure!(block.header.number == point.number, "the block has another number than the snapshot");
     ensure!(
-        block.header.transactions_root == alloy_consensus::proofs::calculate_transaction_root(&block.transactions),
+        block.header.transactions_root
+            == alloy_consensus::proofs::calculate_transaction_root(&block.transactions),
         "the block does not have the transactions of its header"
     );
     let hashes = follow_parents(&block, &point.headers, genesis.hash())?;
@@ -156,7 +160,8 @@ pub(crate) async fn run(
     let anchor = Anchor {
         genesis: Block::clone(genesis.block()),
         turn: alloy_rlp::decode_exact(&point.turn).context("malformed turn")?,
-        receipts: alloy_rlp::decode_exact::<Vec<ReceiptEnvelope>>(&point.receipts).context("malformed receipts")?,
+        receipts: alloy_rlp::decode_exact::<Vec<ReceiptEnvelope>>(&point.receipts)
+            .context("malformed receipts")?,
         certificate: point.certificate,
         hashes,
         first: file.network.first_set(),

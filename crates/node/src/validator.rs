@@ -145,7 +145,9 @@ async fn report_evidence(chain: Arc<Chain>, account: Account) {
         ticks.tick().await;
         while let Some(evidence) = chain.take_evidence() {
             match report(&chain, &account, &evidence) {
-                Ok(hash) => info!(%hash, epoch = evidence.epoch, view = evidence.view, "reported an equivocation"),
+                Ok(hash) => {
+                    info!(%hash, epoch = evidence.epoch, view = evidence.view, "reported an equivocation")
+                }
                 Err(e) => warn!("cannot report an equivocation: {e:#}"),
             }
         }

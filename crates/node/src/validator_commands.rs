@@ -166,7 +166,8 @@ async fn take_state(args: &RunArgs, file: &NetworkFile, url: &str) -> anyhow::Re
         bar.set_message(format!("{entries} accounts and slots, {} MB", bytes / 1_000_000));
         bar.tick();
     };
-    let done = sync::run(&args.data, file, url, progress).await.with_context(|| format!("syncing from {url}"))?;
+    let done =
+        sync::run(&args.data, file, url, progress).await.with_context(|| format!("syncing from {url}"))?;
     bar.finish_and_clear();
     match done {
         Some(done) => outln!(
@@ -210,9 +211,10 @@ async fn register(args: &RegisterArgs) -> anyhow::Result<()> {
         "account {operator} has {balance} wei, but needs a stake of {stake} and some wei for fees; send it coins first"
     );
     let (key, possession) = keys.validator.registration(network.chain_id, operator);
-    let call =
-        Staking::registerCall { peer: key.peer, vote: key.vote.into(), possession: possession.into() };
-    send(&args.staking, stake, call).await.context("registering (is the stake at least the contract's minimum?)")?;
+    let call = Staking::registerCall { peer: key.peer, vote: key.vote.into(), possession: possession.into() };
+    send(&args.staking, stake, call)
+        .await
+        .context("registering (is the stake at least the contract's minimum?)")?;
     outln!("registered {operator}; it votes from the next epoch on, if its stake is among the highest");
     Ok(())
 }

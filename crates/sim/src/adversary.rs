@@ -64,10 +64,12 @@ impl Adversary {
         S: Sender<PublicKey = PublicKey>,
         R: Receiver<PublicKey = PublicKey>,
     {
-        let [votes, certificates, _resolver, (mut blocks, _), (mut backfill, _), (mut transactions, _)] = channels;
+        let [votes, certificates, _resolver, (mut blocks, _), (mut backfill, _), (mut transactions, _)] =
+            channels;
         let (mux, mut votes) = Muxer::new(context.child("votes"), votes.0, votes.1);
         mux.start();
-        let (mux, mut certificates) = Muxer::new(context.child("certificates"), certificates.0, certificates.1);
+        let (mux, mut certificates) =
+            Muxer::new(context.child("certificates"), certificates.0, certificates.1);
         mux.start();
         let (mut vote_sender, mut vote_receiver) = votes.register(0).await.expect("a free channel");
         let (mut certificate_sender, mut certificate_receiver) =
@@ -75,7 +77,8 @@ impl Adversary {
         let set = self.chain.network().first_set();
         let genesis = self.chain.genesis().hash();
         let scheme = engine::scheme(&set, genesis, &self.secret).expect("a usable set").expect("a validator");
-        let index = set.members.iter().position(|v| v.peer == self.secret.peer()).expect("a validator") as u64;
+        let index =
+            set.members.iter().position(|v| v.peer == self.secret.peer()).expect("a validator") as u64;
         loop {
             futures::select! {
                 message = vote_receiver.recv().fuse() => {
@@ -137,7 +140,8 @@ impl Adversary {
         let block_context =
             Context { round, leader: self.me.clone(), parent: (parent.view(), parent.payload) };
         let now = context.current().epoch_millis();
-        let propose = |at: u64| Block::propose(&self.chain, &self.secret, block_context.clone(), at, &executed).ok();
+        let propose =
+            |at: u64| Block::propose(&self.chain, &self.secret, block_context.clone(), at, &executed).ok();
         let Some(block) = propose(now) else { return vec![] };
         match self.attack {
             Attack::Conflict => {

@@ -93,7 +93,8 @@ fn certificates_verify_with_an_independent_implementation() {
         (chain.network().clone(), genesis_header, genesis, header, executed.hash(), certificate)
     });
     let (network, genesis_header, genesis, header, hash, certificate) = run.value;
-    let trusted = Trusted::genesis(&network, &genesis_header, genesis).expect("the genesis names the network");
+    let trusted =
+        Trusted::genesis(&network, &genesis_header, genesis).expect("the genesis names the network");
     assert_eq!(certificate.block_hash, hash);
     let (_, signers) = trusted.final_header(&header, &certificate).expect("a valid certificate");
     assert!(signers >= 3);

@@ -51,8 +51,10 @@ fn a_candidate_joins_votes_and_leaves_and_a_light_client_follows() {
         assert!(heights[4] + 5 > heights[0], "the newcomer does not keep up: {heights:?}");
         // It proposes in its turn.
         let head = cluster.chain(0).head().number();
-        let proposers: std::collections::BTreeSet<_> =
-            (head - 20..=head).filter_map(|n| cluster.chain(0).recent(n)).map(|e| e.header().beneficiary).collect();
+        let proposers: std::collections::BTreeSet<_> = (head - 20..=head)
+            .filter_map(|n| cluster.chain(0).recent(n))
+            .map(|e| e.header().beneficiary)
+            .collect();
         assert_eq!(proposers.len(), 5, "{proposers:?}");
         send(&cluster, &mut operator, U256::ZERO, requestExitCall {}.abi_encode());
         cluster.sleep(20).await;
@@ -87,7 +89,10 @@ fn a_candidate_joins_votes_and_leaves_and_a_light_client_follows() {
     from.final_header(&header, &certificate).expect("a final header");
     assert!(Trusted::checkpoint(&network, genesis, set, B256::ZERO).is_err());
     // Nothing works without the handovers, out of order, or changed.
-    assert!(start().final_header(&handovers[1].header, &handovers[1].certificate).is_err(), "five voted, not these four");
+    assert!(
+        start().final_header(&handovers[1].header, &handovers[1].certificate).is_err(),
+        "five voted, not these four"
+    );
     assert!(start().follow(&handovers[1]).is_err());
     let refuse = |change: fn(&mut Handover)| {
         let mut handover = handovers[0].clone();
@@ -95,7 +100,7 @@ fn a_candidate_joins_votes_and_leaves_and_a_light_client_follows() {
         assert!(start().follow(&handover).is_err());
     };
     refuse(|h| h.next.epoch += 1);
-    refuse(|h| drop(h.next.members.pop()));
+    refuse(|h| h.next.members.truncate(4));
     refuse(|h| h.next.members[0].vote = h.next.members[1].vote);
     refuse(|h| h.certificate.view += 1);
     refuse(|h| h.certificate.epoch += 1);
@@ -109,9 +114,8 @@ fn who_votes_twice_is_slashed_and_never_votes_again() {
         Setup { validators: 4, others: 0, epoch_blocks: 10, link: LINK, byzantine: Some(Attack::Equivocate) };
     simulate(9, setup, async |mut cluster: Cluster| {
         let traitor = cluster.secret(3).peer();
-        let staked = |cluster: &Cluster| {
-            cluster.chain(0).head().state().balance(staking(cluster)).expect("readable")
-        };
+        let staked =
+            |cluster: &Cluster| cluster.chain(0).head().state().balance(staking(cluster)).expect("readable");
         let before = staked(&cluster);
         cluster.sleep(6).await;
         let evidence = cluster.chain(0).take_evidence().expect("the engine noticed");
@@ -120,7 +124,8 @@ fn who_votes_twice_is_slashed_and_never_votes_again() {
         let mut forged = evidence.clone();
         forged.vote_key = cluster.network().validators[0].vote;
         let mut reporter = cluster.wallets[0].clone();
-        let report = |e: &types::Equivocation| reportEquivocationCall { evidence: e.encode().into() }.abi_encode();
+        let report =
+            |e: &types::Equivocation| reportEquivocationCall { evidence: e.encode().into() }.abi_encode();
         if forged.vote_key != evidence.vote_key {
             send(&cluster, &mut reporter, U256::ZERO, report(&forged));
         }
@@ -192,7 +197,11 @@ fn everybody_restarts_from_disk_in_the_middle_of_an_epoch() {
             let after = cluster.heights();
             assert!(before.iter().zip(&after).all(|(b, a)| a >= b), "{before:?} -> {after:?}");
             cluster.sleep(7).await;
-            assert!(cluster.heights().iter().all(|h| *h > after[0] + 5), "{after:?} -> {:?}", cluster.heights());
+            assert!(
+                cluster.heights().iter().all(|h| *h > after[0] + 5),
+                "{after:?} -> {:?}",
+                cluster.heights()
+            );
         }
         cluster.assert_no_fork();
     });

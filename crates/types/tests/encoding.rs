@@ -170,7 +170,10 @@ fn only_votes_that_contradict_each_other_are_evidence() {
         e.contradicts()
     };
     assert!(!with(|e| e.second = e.first.clone()), "one vote, sent twice");
-    assert!(!with(|e| e.second.kind = FINALIZE), "notarize and finalize of different blocks is no offence by itself");
+    assert!(
+        !with(|e| e.second.kind = FINALIZE),
+        "notarize and finalize of different blocks is no offence by itself"
+    );
     assert!(with(|e| (e.first.kind, e.second.kind) = (FINALIZE, FINALIZE)));
     let nullify = |e: &mut Equivocation| {
         e.first = Vote { kind: NULLIFY, parent_view: 0, block_hash: B256::ZERO, ..e.first.clone() };

@@ -3,8 +3,8 @@
 mod chain;
 
 pub use chain::{
-    AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault, Pooled,
-    SimulatedData,
+    AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
+    Pooled, SimulatedData,
 };
 
 use async_trait::async_trait;

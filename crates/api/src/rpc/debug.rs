@@ -24,7 +24,9 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
     })?;
     method(m, "debug_traceCall", |b, v| {
         let options: Option<GethDebugTracingCallOptions> = params::optional(&v, 2, "tracer options")?;
-        b.chain.trace_call(params::block(&v, 1)?, params::call(&v)?, options.unwrap_or_default()).map_err(fault)
+        b.chain
+            .trace_call(params::block(&v, 1)?, params::call(&v)?, options.unwrap_or_default())
+            .map_err(fault)
     })?;
     fn blocks(b: &Backend, at: BlockRef, v: &[Value]) -> RpcResult<Value> {
         let traced = b.chain.trace_block(at, None, options(v)?).map_err(fault)?;

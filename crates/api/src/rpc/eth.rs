@@ -53,9 +53,12 @@ fn constants(m: &mut RpcModule<Backend>) -> Registered {
     method(m, "web3_sha3", |_, v| Ok(keccak256(params::required::<Bytes>(&v, 0, "data")?)))?;
     method(m, "eth_syncing", |_, _| Ok(false))?;
     method(m, "eth_accounts", |_, _| Ok(Vec::<Value>::new()))?;
-    method(m, "eth_coinbase", |_, _| -> RpcResult<Value> { Err(refused("etherbase must be explicitly specified")) })?;
+    method(m, "eth_coinbase", |_, _| -> RpcResult<Value> {
+        Err(refused("etherbase must be explicitly specified"))
+    })?;
     method(m, "rpc_modules", |b, _| {
-        let mut modules = json!({"eth": "1.0", "net": "1.0", "web3": "1.0", "txpool": "1.0", "rpc": "1.0", "og": "1.0"});
+        let mut modules =
+            json!({"eth": "1.0", "net": "1.0", "web3": "1.0", "txpool": "1.0", "rpc": "1.0", "og": "1.0"});
         if b.config.debug {
             modules["debug"] = json!("1.0");
         }
@@ -88,8 +91,12 @@ fn blocks(m: &mut RpcModule<Backend>) -> Registered {
     fn count(b: &Backend, at: BlockRef) -> RpcResult<Option<U64>> {
         Ok(load(b, at)?.map(|data| U64::from(data.transactions.len())))
     }
-    method(m, "eth_getHeaderByNumber", |b, v| Ok(load(b, by_number(&v)?)?.map(|d| format::block(&d, false).header)))?;
-    method(m, "eth_getHeaderByHash", |b, v| Ok(load(b, by_hash(&v)?)?.map(|d| format::block(&d, false).header)))?;
+    method(m, "eth_getHeaderByNumber", |b, v| {
+        Ok(load(b, by_number(&v)?)?.map(|d| format::block(&d, false).header))
+    })?;
+    method(m, "eth_getHeaderByHash", |b, v| {
+        Ok(load(b, by_hash(&v)?)?.map(|d| format::block(&d, false).header))
+    })?;
     method(m, "eth_getBlockByNumber", |b, v| whole(b, by_number(&v)?, &v))?;
     method(m, "eth_getBlockByHash", |b, v| whole(b, by_hash(&v)?, &v))?;
     method(m, "eth_getBlockTransactionCountByNumber", |b, v| count(b, by_number(&v)?))?;
@@ -151,6 +158,8 @@ fn raw(m: &mut RpcModule<Backend>) -> Registered {
         }
         Ok(b.chain.pooled(hash).map(|p| p.tx.encoded_2718().into()).unwrap_or_default())
     })?;
-    method(m, "eth_getRawTransactionByBlockNumberAndIndex", |b, v| Ok(of(load(b, by_number(&v)?)?, index(&v)?)))?;
+    method(m, "eth_getRawTransactionByBlockNumberAndIndex", |b, v| {
+        Ok(of(load(b, by_number(&v)?)?, index(&v)?))
+    })?;
     method(m, "eth_getRawTransactionByBlockHashAndIndex", |b, v| Ok(of(load(b, by_hash(&v)?)?, index(&v)?)))
 }

@@ -38,8 +38,13 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
 }
 
 fn fee_history(b: &Backend, count: u64, newest: u64, percentiles: Option<Vec<f64>>) -> RpcResult<Value> {
-    if percentiles.as_ref().is_some_and(|p| p.len() > 100 || p.iter().any(|x| !(0.0..=100.0).contains(x)) || !p.is_sorted()) {
-        return Err(invalid_params("reward percentiles must be at most 100 numbers from 0 to 100, ascending"));
+    if percentiles
+        .as_ref()
+        .is_some_and(|p| p.len() > 100 || p.iter().any(|x| !(0.0..=100.0).contains(x)) || !p.is_sorted())
+    {
+        return Err(invalid_params(
+            "reward percentiles must be at most 100 numbers from 0 to 100, ascending",
+        ));
     }
     let mut history = FeeHistory { oldest_block: newest + 1 - count, ..Default::default() };
     let mut rewards = Vec::new();

@@ -87,9 +87,15 @@ pub fn serve(listener: TcpListener, chain: Arc<dyn Chain>, config: RpcConfig) ->
     let events = chain.events();
     let filters = Arc::new(filters::Filters::default());
     let mut module = RpcModule::new(Backend { chain, filters: filters.clone(), config });
-    for register in
-        [eth::register, fees::register, state::register, logs::register, txpool::register, own::register, subscribe::register]
-    {
+    for register in [
+        eth::register,
+        fees::register,
+        state::register,
+        logs::register,
+        txpool::register,
+        own::register,
+        subscribe::register,
+    ] {
         register(&mut module).map_err(|e| failed(&e))?;
     }
     if config.debug {

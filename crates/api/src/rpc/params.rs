@@ -61,11 +61,26 @@ pub(crate) fn from_tag(tag: BlockNumberOrTag) -> BlockRef {
 
 /// A call object.
 pub(crate) fn call(values: &[serde_json::Value]) -> RpcResult<TransactionRequest> {
-    required(values, 0, "transaction")
+    object(values, 0, "transaction")
+}
+
+/// Required parameter number `i`, an object: a list must not pass for one.
+pub(crate) fn object<T: DeserializeOwned>(values: &[serde_json::Value], i: usize, what: &str) -> RpcResult<T> {
+    match values.get(i) {
+        Some(value) if !value.is_object() => {
+            Err(invalid_params(format!("invalid argument {i} ({what}): expected an object")))
+        }
+        _ => required(values, i, what),
+    }
 }
 
 /// Overrides of state and block, as parameters `i` and `i + 1`.
 pub(crate) fn overrides(values: &[serde_json::Value], i: usize) -> RpcResult<CallOverrides> {
+    for at in [i, i + 1] {
+        if values.get(at).is_some_and(|v| v.is_array()) {
+            return Err(invalid_params(format!("invalid argument {at} (overrides): expected an object")));
+        }
+    }
     let state = optional::<StateOverride>(values, i, "state overrides")?;
     let slots = |a: &AccountOverride| {
         a.state.as_ref().map_or(0, |s| s.len()) + a.state_diff.as_ref().map_or(0, |s| s.len())

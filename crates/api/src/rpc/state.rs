@@ -41,7 +41,8 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
         gas.map(U64::from).map_err(fault)
     })?;
     method(m, "eth_createAccessList", |b, v| {
-        let made = b.chain.create_access_list(params::block(&v, 1)?, params::call(&v)?, params::overrides(&v, 2)?);
+        let made =
+            b.chain.create_access_list(params::block(&v, 1)?, params::call(&v)?, params::overrides(&v, 2)?);
         let made = made.map_err(fault)?;
         Ok(AccessListResult {
             access_list: made.list,
@@ -50,7 +51,7 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
         })
     })?;
     method(m, "eth_simulateV1", |b, v| {
-        let payload: SimulatePayload = params::required(&v, 0, "simulation")?;
+        let payload: SimulatePayload = params::object(&v, 0, "simulation")?;
         let full = payload.return_full_transactions;
         let blocks = b.chain.simulate(params::block(&v, 1)?, payload).map_err(fault)?;
         Ok(blocks

@@ -37,10 +37,15 @@ enum Wanted {
 }
 
 pub(crate) fn register(m: &mut RpcModule<Backend>) -> Result<(), RegisterMethodError> {
-    m.register_subscription("eth_subscribe", "eth_subscription", "eth_unsubscribe", |p, pending, backend, _| {
-        let wanted = params::list(&p).and_then(|v| wanted(&v));
-        async move { serve(wanted, pending, backend).await }
-    })?;
+    m.register_subscription(
+        "eth_subscribe",
+        "eth_subscription",
+        "eth_unsubscribe",
+        |p, pending, backend, _| {
+            let wanted = params::list(&p).and_then(|v| wanted(&v));
+            async move { serve(wanted, pending, backend).await }
+        },
+    )?;
     Ok(())
 }
 

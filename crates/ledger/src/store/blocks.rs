@@ -127,7 +127,11 @@ impl BlockDb {
         self.certificates.lock().insert(number, certificate.encode());
     }
 
-    fn bytes(&self, table: TableDefinition<'_, u64, &'static [u8]>, number: u64) -> Result<Option<Vec<u8>>, LedgerError> {
+    fn bytes(
+        &self,
+        table: TableDefinition<'_, u64, &'static [u8]>,
+        number: u64,
+    ) -> Result<Option<Vec<u8>>, LedgerError> {
         let read = self.db.begin_read().map_err(fault)?;
         let table = read.open_table(table).map_err(fault)?;
         Ok(table.get(number).map_err(fault)?.map(|v| v.value().to_vec()))

@@ -339,7 +339,8 @@ impl Store {
     /// # Errors
     /// [`LedgerError::Store`], [`LedgerError::Damaged`] when the state does not have the root that the header names.
     pub fn executed(&self, ledger: &Ledger, number: u64) -> Result<Option<Executed>, LedgerError> {
-        let (Some(block), Some(state)) = (self.block(number)?, self.state.state(number, &self.reader)?) else {
+        let (Some(block), Some(state)) = (self.block(number)?, self.state.state(number, &self.reader)?)
+        else {
             return Ok(None);
         };
         let (found, expected) = (state.root(), block.header.state_root);
@@ -353,7 +354,8 @@ impl Store {
             }
         }
         let epoch = (number + 1) / ledger.params().epoch_blocks;
-        let validators = self.validators(epoch)?.ok_or_else(|| fault(format!("no validators of epoch {epoch}")))?;
+        let validators =
+            self.validators(epoch)?.ok_or_else(|| fault(format!("no validators of epoch {epoch}")))?;
         Ok(Some(Executed::new(Parts {
             block: Arc::new(block),
             turn: self.turn(number)?.unwrap_or_default(),

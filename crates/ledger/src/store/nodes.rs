@@ -63,7 +63,12 @@ impl StateDb {
 
     /// Writes the state after `executed` and the nodes in `dropped` that it no longer has, and removes what only blocks below `keep_from`
     /// needed. Durable on return.
-    pub(super) fn flush(&self, executed: &Executed, dropped: &[NodeId], keep_from: u64) -> Result<(), LedgerError> {
+    pub(super) fn flush(
+        &self,
+        executed: &Executed,
+        dropped: &[NodeId],
+        keep_from: u64,
+    ) -> Result<(), LedgerError> {
         self.write(executed.number(), executed.state(), dropped, keep_from)
     }
 
@@ -146,7 +151,8 @@ fn prune(write: &redb::WriteTransaction, keep_from: u64) -> Result<(), LedgerErr
     let mut nodes = write.open_table(NODES).map_err(fault)?;
     let mut removed = 0;
     while removed < REMOVED_MAX {
-        let Some((number, ids)) = stale.first().map_err(fault)?.map(|(n, v)| (n.value(), v.value().to_vec())) else {
+        let Some((number, ids)) = stale.first().map_err(fault)?.map(|(n, v)| (n.value(), v.value().to_vec()))
+        else {
             break;
         };
         if number > oldest {

@@ -230,7 +230,8 @@ impl<L: Leaf> Node<L> {
             EXTENSION => Body::Extension { path: read_path(&mut input)?, child: Link::read(&mut input)? },
             BRANCH => {
                 let mask = u16::from_be_bytes(input.array()?);
-                let links = (0..mask.count_ones()).map(|_| Link::read(&mut input)).collect::<Result<_, _>>()?;
+                let links =
+                    (0..mask.count_ones()).map(|_| Link::read(&mut input)).collect::<Result<_, _>>()?;
                 Body::Branch(Children { mask, links })
             }
             tag => return Err(damaged(&format!("unknown node tag {tag}"))),

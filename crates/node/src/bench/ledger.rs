@@ -102,7 +102,8 @@ pub(crate) fn run(args: &BenchLedgerArgs) -> anyhow::Result<()> {
     validators[0].chain.on_commit(move |executed| {
         seen.final_block(executed.block().transactions.iter().map(|tx| *tx.tx_hash()));
     });
-    wait(|| validators.iter().all(|v| v.chain.head().number() >= 4)).context("the validators make no blocks")?;
+    wait(|| validators.iter().all(|v| v.chain.head().number() >= 4))
+        .context("the validators make no blocks")?;
 
     let idle = probe(&validators, &watch, &senders[0])?;
     let load = load(args, &validators, &watch, &senders)?;
@@ -125,7 +126,11 @@ pub(crate) fn run(args: &BenchLedgerArgs) -> anyhow::Result<()> {
         outln!("  {name:<12} {}", shown.join(", "));
     };
     line("idle", &result["idle"], &[("p50_ms", ""), ("p99_ms", ""), ("samples", "")]);
-    line("load", &result["load"], &[("transfers_per_second", ""), ("p50_ms", ""), ("p99_ms", ""), ("blocks_per_second", "")]);
+    line(
+        "load",
+        &result["load"],
+        &[("transfers_per_second", ""), ("p50_ms", ""), ("p99_ms", ""), ("blocks_per_second", "")],
+    );
     line("receipt log", &result["receipt_log"], &[("appends_per_second", ""), ("writers", "")]);
     Ok(())
 }
@@ -142,15 +147,18 @@ fn start(args: &BenchLedgerArgs, dir: &Path, senders: &[Account]) -> anyhow::Res
         block_time_ms: args.block_time,
         epoch_blocks: 14_400,
         timestamp: crate::inference::now_ms() / 1000,
-        validators: operators.iter().copied().zip(keys.iter().map(|k| k.validator.public(CHAIN_ID))).collect(),
+        validators: operators
+            .iter()
+            .copied()
+            .zip(keys.iter().map(|k| k.validator.public(CHAIN_ID)))
+            .collect(),
         funded: funded.map(|a| (a, rich)).collect(),
         staking: staking_rules(),
     }
     .build()?;
     let file = NetworkFile { network, genesis, peers: vec![] };
     let local = || TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let addresses: Vec<_> =
-        (0..n).map(|_| local()?.local_addr()).collect::<Result<_, std::io::Error>>()?;
+    let addresses: Vec<_> = (0..n).map(|_| local()?.local_addr()).collect::<Result<_, std::io::Error>>()?;
     let peers: Vec<_> = keys
         .iter()
         .zip(&addresses)
@@ -211,7 +219,7 @@ fn load(
     let total = (args.seconds * args.rate) as usize;
     // Signed beforehand: clients sign on their own machines.
     let numbers: Vec<usize> = (0..total).collect();
-    let first = |i: usize| if i % senders.len() == 0 { PROBES as u64 } else { 0 };
+    let first = |i: usize| if i.is_multiple_of(senders.len()) { PROBES as u64 } else { 0 };
     let raws: Vec<Bytes> = numbers
         .par_iter()
         .map(|i| {
@@ -238,7 +246,8 @@ fn load(
     let counted = began.elapsed();
     let finished = watch.done.load(Ordering::Relaxed) - before;
     let blocks = watch.blocks.load(Ordering::Relaxed) - blocks_before;
-    wait(|| watch.done.load(Ordering::Relaxed) - before == sent).context("some transfers never became final")?;
+    wait(|| watch.done.load(Ordering::Relaxed) - before == sent)
+        .context("some transfers never became final")?;
     let heads: Vec<_> = validators.iter().map(|v| v.chain.head().number()).collect();
     let mut took = watch.take();
     took.sort_unstable();

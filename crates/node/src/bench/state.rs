@@ -14,7 +14,9 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use types::{Address, B256, Bytes, FinalityCertificate, FixedBytes, U256, Validator, ValidatorSet, keccak256};
+use types::{
+    Address, B256, Bytes, FinalityCertificate, FixedBytes, U256, Validator, ValidatorSet, keccak256,
+};
 
 const CHAIN_ID: u64 = 10_744;
 /// Accounts that send; the others only receive.
@@ -34,15 +36,32 @@ pub(crate) fn run(args: &BenchStateArgs) -> anyhow::Result<()> {
     let temporary = tempfile::Builder::new().prefix("og-bench-").tempdir()?;
     let dir = args.data.clone().unwrap_or_else(|| temporary.path().to_owned());
     if !args.json {
-        outln!("{:>10}  {:>9}  {:>9}  {:>9}  {:>9}  {:>8}  {:>9}  {:>10}", "accounts", "build ms", "execute ms", "commit ms",
-            "flush ms", "open ms", "proof us", "grown B/tx");
+        outln!(
+            "{:>10}  {:>9}  {:>9}  {:>9}  {:>9}  {:>8}  {:>9}  {:>10}",
+            "accounts",
+            "build ms",
+            "execute ms",
+            "commit ms",
+            "flush ms",
+            "open ms",
+            "proof us",
+            "grown B/tx"
+        );
     }
     let mut rows = vec![];
     for accounts in &args.accounts {
         let row = measure(&dir.join(accounts.to_string()), *accounts, args)?;
         if !args.json {
-            outln!("{accounts:>10}  {:>9}  {:>9}  {:>9}  {:>9}  {:>8}  {:>9}  {:>10}", row["build_ms"], row["execute_ms"],
-                row["commit_ms"], row["flush_ms"], row["open_ms"], row["proof_us"], row["bytes_per_transfer"]);
+            outln!(
+                "{accounts:>10}  {:>9}  {:>9}  {:>9}  {:>9}  {:>8}  {:>9}  {:>10}",
+                row["build_ms"],
+                row["execute_ms"],
+                row["commit_ms"],
+                row["flush_ms"],
+                row["open_ms"],
+                row["proof_us"],
+                row["bytes_per_transfer"]
+            );
         }
         rows.push(row);
     }
@@ -56,7 +75,8 @@ pub(crate) fn run(args: &BenchStateArgs) -> anyhow::Result<()> {
 fn fill(dir: &Path, accounts: u64, senders: &[Account]) -> anyhow::Result<(Ledger, Arc<Store>)> {
     std::fs::create_dir_all(dir)?;
     let genesis = Block { header: Header::default(), transactions: vec![], withdrawals: vec![] };
-    let params = ChainParams { chain_id: CHAIN_ID, gas_limit: 60_000_000, epoch_blocks: 1 << 40, staking: None };
+    let params =
+        ChainParams { chain_id: CHAIN_ID, gas_limit: 60_000_000, epoch_blocks: 1 << 40, staking: None };
     let ledger = Ledger::new(params, genesis.hash());
     let mut import = Import::new(Store::open(dir, Retention::Full)?, 1);
     import.add(Part::of_accounts(senders.iter().map(|s| (s.address(), U256::MAX >> 8))))?;
@@ -104,7 +124,8 @@ fn measure(dir: &Path, accounts: u64, args: &BenchStateArgs) -> anyhow::Result<V
     let filled = began.elapsed();
     let mut head = store.recover(&ledger)?.context("an empty store")?;
     let (_, bytes_before) = store.state_size()?;
-    let (mut build, mut execute, mut commit, mut flush) = (Duration::ZERO, Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let (mut build, mut execute, mut commit, mut flush) =
+        (Duration::ZERO, Duration::ZERO, Duration::ZERO, Duration::ZERO);
     let mut next = 0;
     for _ in 0..args.blocks {
         let numbers: Vec<u64> = (next..next + args.transfers).collect();
@@ -119,7 +140,9 @@ fn measure(dir: &Path, accounts: u64, args: &BenchStateArgs) -> anyhow::Result<V
                     max_fee_per_gas: 1_000_000_000_000,
                     max_priority_fee_per_gas: 1,
                     // Spread over all accounts, with a stride that visits each.
-                    to: alloy_primitives::TxKind::Call(receiver(i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % accounts)),
+                    to: alloy_primitives::TxKind::Call(receiver(
+                        i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % accounts,
+                    )),
                     value: U256::from(1),
                     ..Default::default()
                 })?;

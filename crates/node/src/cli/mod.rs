@@ -253,7 +253,12 @@ pub(crate) struct ProveArgs {
     #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
     pub(crate) rpc: String,
     /// An account in the newest certified state.
-    #[arg(long, value_name = "ADDRESS", required_unless_present = "transaction", conflicts_with = "transaction")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        required_unless_present = "transaction",
+        conflicts_with = "transaction"
+    )]
     pub(crate) account: Option<types::Address>,
     /// A storage slot of the account.
     #[arg(long = "slot", value_name = "NUMBER", requires = "account")]
