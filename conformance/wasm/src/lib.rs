@@ -15,6 +15,12 @@ use serde_json::{Value, json};
 use std::sync::{Mutex, PoisonError};
 use types::{Address, B256, Bytes, FinalityCertificate, Handover, NetworkConfig};
 
+/// There is no randomness here: checking a proof needs none.
+fn no_randomness(_: &mut [u8]) -> Result<(), getrandom::Error> {
+    Err(getrandom::Error::UNSUPPORTED)
+}
+getrandom::register_custom_getrandom!(no_randomness);
+
 /// Longest request in bytes.
 const REQUEST_BYTES_MAX: usize = 32 << 20;
 
