@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use api::rpc::RpcConfig;
 use client::proxy::ProxyConfig;
 use engine::{Engine, EngineConfig, Model};
-use ledger::Retention;
+use ledger::{Retention, SNAPSHOT_BLOCKS};
 use serde_json::{Value, json};
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -120,6 +120,7 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
             peers: peers.clone(),
             peers_max: usize::from(args.validators) * 2,
             retention: Retention::Full,
+            snapshot_every: SNAPSHOT_BLOCKS,
             rpc,
             rpc_config: RpcConfig::default(),
         };

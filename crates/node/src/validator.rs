@@ -61,6 +61,8 @@ pub(crate) struct Setup {
     pub(crate) peers: Vec<Peer>,
     pub(crate) peers_max: usize,
     pub(crate) retention: Retention,
+    /// Blocks between two snapshots.
+    pub(crate) snapshot_every: u64,
     pub(crate) rpc: TcpListener,
     pub(crate) rpc_config: RpcConfig,
 }
@@ -81,16 +83,17 @@ pub(crate) fn open_chain(
     file: &NetworkFile,
     fee_recipient: Address,
     retention: Retention,
+    snapshot_every: u64,
 ) -> anyhow::Result<Arc<Chain>> {
     files::private_dir(dir)?;
-    let store = Arc::new(Store::open(dir, retention)?);
+    let store = Arc::new(Store::open(dir, retention)?.with_snapshots_every(snapshot_every));
     let options = ChainOptions { fee_recipient, background: true };
     Ok(Arc::new(Chain::open(&file.genesis, file.network.clone(), store, options)?))
 }
 
 /// Starts a validator on the ledger in its folder.
 pub(crate) fn start(setup: Setup, file: &NetworkFile) -> anyhow::Result<Running> {
-    let chain = open_chain(&setup.dir, file, setup.keys.operator()?, setup.retention)?;
+    let chain = open_chain(&setup.dir, file, setup.keys.operator()?, setup.retention, setup.snapshot_every)?;
     let me = setup.keys.validator.peer();
     let peers = setup.peers.iter().filter(|p| p.key != me).map(|p| (p.key, p.address)).collect();
     let config = ValidatorConfig {

@@ -128,6 +128,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         peers,
         peers_max: args.peers_max.max(file.network.validators.len() * 2),
         retention: if args.archive { Retention::Archive } else { Retention::Full },
+        snapshot_every: args.snapshot_every,
         rpc,
         rpc_config: RpcConfig { debug: args.rpc_debug, ..RpcConfig::default() },
     };

@@ -65,7 +65,11 @@ pub(crate) fn call(values: &[serde_json::Value]) -> RpcResult<TransactionRequest
 }
 
 /// Required parameter number `i`, an object: a list must not pass for one.
-pub(crate) fn object<T: DeserializeOwned>(values: &[serde_json::Value], i: usize, what: &str) -> RpcResult<T> {
+pub(crate) fn object<T: DeserializeOwned>(
+    values: &[serde_json::Value],
+    i: usize,
+    what: &str,
+) -> RpcResult<T> {
     match values.get(i) {
         Some(value) if !value.is_object() => {
             Err(invalid_params(format!("invalid argument {i} ({what}): expected an object")))

@@ -12,7 +12,7 @@ use alloy_consensus::TxEip1559;
 use anyhow::{Context as _, ensure};
 use api::rpc::RpcConfig;
 use client::Account;
-use ledger::Retention;
+use ledger::{Retention, SNAPSHOT_BLOCKS};
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde_json::{Value, json};
 use std::{
@@ -177,6 +177,7 @@ fn start(args: &BenchLedgerArgs, dir: &Path, senders: &[Account]) -> anyhow::Res
                 peers: peers.clone(),
                 peers_max: n * 2,
                 retention: Retention::Full,
+                snapshot_every: SNAPSHOT_BLOCKS,
                 rpc,
                 rpc_config: RpcConfig::default(),
             };

@@ -102,6 +102,9 @@ pub(crate) struct RunArgs {
     /// Keep the state of every block, not only of the newest ones.
     #[arg(long)]
     pub(crate) archive: bool,
+    /// Blocks between the snapshots that new validators can start from; two of them stay on disk.
+    #[arg(long, default_value_t = ledger::SNAPSHOT_BLOCKS, value_parser = clap::value_parser!(u64).range(16..=1_000_000))]
+    pub(crate) snapshot_every: u64,
     /// In a fresh folder: take the state of a recent block from the node with this JSON-RPC instead of executing the whole chain.
     #[arg(long, value_name = "URL")]
     pub(crate) sync: Option<String>,
