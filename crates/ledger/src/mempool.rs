@@ -189,8 +189,16 @@ impl Mempool {
         let mut heap = BinaryHeap::new();
         let mut queues = Vec::new();
         for (sender, queue) in &self.by_sender {
-            let first = parent.state().nonce(*sender)?;
-            let run: Vec<_> = (first..).map_while(|n| queue.get(&n)).collect();
+            let account = parent.state().account(sender)?.unwrap_or_default();
+            // Who has spent its coins otherwise must not keep others out with what it can no longer pay for.
+            let mut left = account.balance;
+            let mut affordable = |w: &&Waiting| {
+                let rest = left.checked_sub(cost(&w.tx));
+                left = rest.unwrap_or_default();
+                rest.is_some()
+            };
+            let run: Vec<_> =
+                (account.nonce..).map_while(|n| queue.get(&n)).take_while(|w| affordable(w)).collect();
             push_next(&mut heap, queues.len(), &run, 0, base_fee);
             queues.push(run);
         }

@@ -193,3 +193,22 @@ fn a_full_pool_drops_what_pays_least_and_stays_bounded() {
     // A sender's later transactions go with the one they wait for.
     assert!(pool.get(&cheap[0]).is_none() || pool.get(&cheap[49]).is_none());
 }
+
+#[test]
+fn who_can_no_longer_pay_keeps_nobody_out() {
+    let (ledger, head) = start();
+    let mut pool = Mempool::default();
+    let mut wallet = Wallet { tip: 1_000, ..Wallet::new(0) };
+    let half = U256::from(10).pow(U256::from(20)) / U256::from(2);
+    // Taken while the account was rich; then the coins go another way, in a block that this pool did not make.
+    let drain = recovered(&wallet.clone().transfer(Kind::Dynamic, TO, half + half / U256::from(2)));
+    wallet.nonce = 1;
+    let later = recovered(&wallet.transfer(Kind::Dynamic, TO, half));
+    pool.insert(later.clone(), &head).unwrap();
+    let next = ledger.build(&head, &input(&head), vec![drain]).unwrap();
+    pool.on_committed(&next).unwrap();
+    let poor = transfer(&mut Wallet::new(1));
+    pool.insert(poor.clone(), &next).unwrap();
+    let best: Vec<_> = pool.best(&next).unwrap().iter().map(|t| t.hash()).collect();
+    assert_eq!(best, [poor.hash()], "{} cannot be paid for", later.hash());
+}
