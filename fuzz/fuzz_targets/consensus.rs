@@ -5,7 +5,7 @@ use commonware_codec::{Encode as _, Read as _};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let config = (..=ledger::MAX_BLOCK_BYTES).into();
-    if let Ok(block) = consensus::Block::read_cfg(&mut &bytes[..], &config) {
+    if let Ok(block) = consensus::Block::read_cfg(&mut bytes::Bytes::copy_from_slice(bytes), &config) {
         let encoded = block.encode();
         assert!(bytes.starts_with(encoded.as_ref()));
     }
