@@ -10,7 +10,6 @@ use commonware_cryptography::{Digested, Digestible as _};
 use commonware_runtime::{Clock, Metrics, Spawner, Storage};
 use commonware_utils::{Acknowledgement as _, SystemTimeExt as _};
 use futures::StreamExt as _;
-use ledger::LedgerError;
 use rand::Rng;
 use std::{sync::Arc, time::Duration};
 use tracing::{debug, error, warn};
@@ -144,9 +143,7 @@ where
             }
             match this.chain.execute(&parent, &block) {
                 Ok(_) => true,
-                Err(ConsensusError::Ledger(
-                    fault @ (LedgerError::Store(_) | LedgerError::MissingNode { .. }),
-                )) => {
+                Err(ConsensusError::Ledger(fault)) if fault.is_fault() => {
                     // The block may be good: a validator with a broken disk stops instead of voting against it.
                     error!(height, "{fault}");
                     this.chain.fail(fault.to_string());

@@ -264,14 +264,9 @@ impl Chain {
             return Ok(());
         }
         let executed = self.execute(&head, block)?;
-        self.commit_executed(executed)
-    }
-
-    /// Makes the block that follows the head durable and tells everybody.
-    pub(crate) fn commit_executed(&self, executed: Executed) -> Result<(), ConsensusError> {
         let number = executed.number();
         if let Some(flush) = self.store.commit(&executed)? {
-            let waiting: Vec<_> = self.mempool.lock().iter().cloned().collect();
+            let waiting = self.waiting();
             match &self.flusher {
                 Some(flusher) => flusher.push(flush, waiting)?,
                 None => {
@@ -310,13 +305,11 @@ impl Chain {
             flusher.wait();
         }
         self.store.close(&self.head())?;
-        let waiting: Vec<_> = self.mempool.lock().iter().cloned().collect();
-        save(&self.store, &waiting)
+        save(&self.store, &self.waiting())
     }
 
-    /// Keeps the certificate of final block `number`.
-    pub(crate) fn record_certificate(&self, number: u64, certificate: &FinalityCertificate) {
-        self.store.put_certificate(number, certificate);
+    fn waiting(&self) -> Vec<Arc<RecoveredTx>> {
+        self.mempool.lock().iter().cloned().collect()
     }
 
     /// The newest final block that has a certificate of its own and whose state is in memory, with the certificate.

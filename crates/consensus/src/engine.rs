@@ -260,7 +260,7 @@ fn collect_certificates<E: Spawner>(
         while let Some(height) = heights.next().await {
             // A block can be final through its descendants; then it has no certificate of its own.
             let Some(finalization) = marshal.get_finalization(Height::new(height)).await else { continue };
-            chain.record_certificate(height, &portable(&finalization));
+            chain.store().put_certificate(height, &portable(&finalization));
             if height % PRUNE_EVERY == 0 {
                 // Older blocks are in the ledger's store; whoever is further behind joins with a state sync.
                 marshal.prune(Height::new(height.saturating_sub(REPAIR_BLOCKS)));

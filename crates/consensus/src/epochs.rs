@@ -63,8 +63,12 @@ impl Epochs {
         if !forgetful && let Some(signer) = self.scoped(Epoch::new(epoch)).and_then(Scoped::into_scheme) {
             return Some((*signer).clone());
         }
+        self.verifier(&set).ok()
+    }
+
+    fn verifier(&self, set: &ValidatorSet) -> Result<Scheme, ConsensusError> {
         let namespace = NetworkConfig::namespace(self.chain.genesis().hash());
-        participants(&set).ok().map(|participants| Scheme::verifier(&namespace, participants))
+        Ok(Scheme::verifier(&namespace, participants(set)?))
     }
 
     /// This validator's keys.
@@ -76,10 +80,7 @@ impl Epochs {
         let genesis = self.chain.genesis().hash();
         Ok(match engine::scheme(set, genesis, &self.secret)? {
             Some(signer) => Scoped::scheme(Arc::new(signer)),
-            None => {
-                let namespace = NetworkConfig::namespace(genesis);
-                Scoped::verifier(Arc::new(Scheme::verifier(&namespace, participants(set)?)))
-            }
+            None => Scoped::verifier(Arc::new(self.verifier(set)?)),
         })
     }
 }

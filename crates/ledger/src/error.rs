@@ -145,3 +145,10 @@ pub enum LedgerError {
         expected: B256,
     },
 }
+
+impl LedgerError {
+    /// Whether the disk is to blame, and not what was asked of the ledger: a block that meets such an error may still be valid.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::MissingNode { .. })
+    }
+}

@@ -110,7 +110,7 @@ impl Ledger {
             }
             match run.apply(&tx) {
                 Ok(()) => {}
-                Err(fault @ (LedgerError::Store(_) | LedgerError::MissingNode { .. })) => return Err(fault),
+                Err(e) if e.is_fault() => return Err(e),
                 Err(_) => continue,
             }
             room -= tx.raw_len() + 4;
@@ -160,7 +160,7 @@ impl Ledger {
         let mut run = Run::start(self, parent, &input)?;
         for (i, tx) in txs.iter().enumerate() {
             run.apply(tx).map_err(|e| match e {
-                fault @ (LedgerError::Store(_) | LedgerError::MissingNode { .. }) => fault,
+                e if e.is_fault() => e,
                 e => invalid(format!("transaction {i}: {e}")),
             })?;
         }

@@ -56,6 +56,20 @@ pub(crate) async fn stop_signal() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits for the stop signal; ends early when `check`, made every second, fails.
+pub(crate) async fn watch(
+    mut stop: impl Future<Output = anyhow::Result<()>> + Unpin,
+    check: impl Fn() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            stopped = &mut stop => return stopped,
+            _ = ticks.tick() => check()?,
+        }
+    }
+}
+
 async fn run_devnet(args: &DevnetArgs) -> anyhow::Result<()> {
     let stop = stop_signal();
     tokio::pin!(stop);
@@ -68,16 +82,7 @@ async fn run_devnet(args: &DevnetArgs) -> anyhow::Result<()> {
     } else {
         out!("{}", banner(&devnet.about, args));
     }
-    let mut watch = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            stopped = &mut stop => {
-                stopped?;
-                break;
-            }
-            _ = watch.tick() => devnet.check()?,
-        }
-    }
+    watch(stop, || devnet.check()).await?;
     if !args.json {
         outln!("\nStopping.");
     }

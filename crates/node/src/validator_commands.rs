@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand},
-    commands::stop_signal,
+    commands::{stop_signal, watch},
     genesis::{COIN, NewNetwork, staking_rules},
     network_file::{NetworkFile, Peer},
     output::outln,
@@ -16,7 +16,7 @@ use client::{Account, RpcClient, contracts::Staking};
 use ledger::Retention;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::{io::IsTerminal as _, time::Duration};
+use std::io::IsTerminal as _;
 use types::{Address, U256, ValidatorKey};
 
 /// What others need to know of a validator.
@@ -145,16 +145,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
             "It is not registered, so validators do not talk to it yet: og validator register --data DIR --rpc URL (account {operator})"
         );
     }
-    let mut watch = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            stopped = &mut stop => {
-                stopped?;
-                break;
-            }
-            _ = watch.tick() => running.check()?,
-        }
-    }
+    watch(stop, || running.check()).await?;
     tokio::task::spawn_blocking(move || running.stop()).await?
 }
 

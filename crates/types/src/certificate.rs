@@ -1,4 +1,4 @@
-use crate::{TypesError, validators::varint};
+use crate::{TypesError, validators::vote_message};
 use alloy_primitives::{B256, Bytes, FixedBytes};
 use alloy_rlp::{RlpDecodable, RlpEncodable};
 use serde::{Deserialize, Serialize};
@@ -41,16 +41,8 @@ impl FinalityCertificate {
     /// The bytes that each finalize vote signs: varint(len(ns)) ‖ ns ‖ proposal with ns = `namespace ‖ "_FINALIZE"` and
     /// proposal = varint(epoch) ‖ varint(view) ‖ varint(parent view) ‖ block hash (varints are LEB128).
     pub fn message(&self, namespace: &[u8]) -> Vec<u8> {
-        const SUFFIX: &[u8] = b"_FINALIZE";
-        let mut out = Vec::with_capacity(namespace.len() + 64);
-        varint(&mut out, (namespace.len() + SUFFIX.len()) as u64);
-        out.extend_from_slice(namespace);
-        out.extend_from_slice(SUFFIX);
-        varint(&mut out, self.epoch);
-        varint(&mut out, self.view);
-        varint(&mut out, self.parent_view);
-        out.extend_from_slice(self.block_hash.as_slice());
-        out
+        let proposal = Some((self.parent_view, self.block_hash));
+        vote_message(namespace, b"_FINALIZE", (self.epoch, self.view), proposal)
     }
 
     /// Indices of the validators that signed, ascending.

@@ -1,4 +1,6 @@
-use crate::{TypesError, Validator, ValidatorSet, error::decode_exact, limits::VALIDATORS_MAX};
+use crate::{
+    TypesError, Validator, ValidatorSet, error::decode_exact, limits::VALIDATORS_MAX, validators::check_order,
+};
 use alloy_primitives::{Address, B256, FixedBytes, keccak256};
 use alloy_rlp::{RlpDecodable, RlpEncodable};
 use serde::{Deserialize, Serialize};
@@ -78,17 +80,7 @@ impl NetworkConfig {
                 detail: "the version must be 2, and an epoch must have at least 2 blocks".into(),
             });
         }
-        let n = self.validators.len();
-        if n > VALIDATORS_MAX {
-            return Err(TypesError::TooLarge { what: "number of validators", size: n, max: VALIDATORS_MAX });
-        }
-        if n == 0 || !self.validators.is_sorted_by(|a, b| a.peer < b.peer) {
-            return Err(TypesError::Encoding {
-                what: "network configuration",
-                detail: "validators must be at least one, sorted by peer key and distinct".into(),
-            });
-        }
-        Ok(())
+        check_order("network configuration", self.validators.iter().map(|v| v.peer))
     }
 
     /// keccak-256 of `"og/network/2" ‖ canonical bytes`.

@@ -48,17 +48,7 @@ impl ValidatorSet {
     /// # Errors
     /// [`TypesError`] when there are too many or none, or they are not sorted and distinct.
     pub fn check(&self) -> Result<(), TypesError> {
-        let n = self.members.len();
-        if n > VALIDATORS_MAX {
-            return Err(TypesError::TooLarge { what: "number of validators", size: n, max: VALIDATORS_MAX });
-        }
-        if n == 0 || !self.members.is_sorted_by(|a, b| a.peer < b.peer) {
-            return Err(TypesError::Encoding {
-                what: "validator set",
-                detail: "validators must be at least one, sorted by peer key and distinct".into(),
-            });
-        }
-        Ok(())
+        check_order("validator set", self.members.iter().map(|v| v.peer))
     }
 
     /// What the header of every block that these validators vote for has in `parentBeaconBlockRoot`: keccak-256 of
@@ -161,17 +151,8 @@ impl Equivocation {
             FINALIZE => b"_FINALIZE",
             _ => return None,
         };
-        let mut out = Vec::with_capacity(namespace.len() + 64);
-        varint(&mut out, (namespace.len() + suffix.len()) as u64);
-        out.extend_from_slice(namespace);
-        out.extend_from_slice(suffix);
-        varint(&mut out, self.epoch);
-        varint(&mut out, self.view);
-        if vote.kind != NULLIFY {
-            varint(&mut out, vote.parent_view);
-            out.extend_from_slice(vote.block_hash.as_slice());
-        }
-        Some(out)
+        let proposal = (vote.kind != NULLIFY).then_some((vote.parent_view, vote.block_hash));
+        Some(vote_message(namespace, suffix, (self.epoch, self.view), proposal))
     }
 }
 
@@ -182,8 +163,47 @@ pub const NULLIFY: u8 = 1;
 /// [`Vote::kind`] of a finalize vote.
 pub const FINALIZE: u8 = 2;
 
+/// What a vote in the round (epoch, view) signs: varint(len(ns)) ‖ ns ‖ varint(epoch) ‖ varint(view), and for a proposal varint(parent view) ‖ block
+/// hash, with ns = `namespace ‖ suffix`.
+pub(crate) fn vote_message(
+    namespace: &[u8],
+    suffix: &[u8],
+    (epoch, view): (u64, u64),
+    proposal: Option<(u64, B256)>,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(namespace.len() + 64);
+    varint(&mut out, (namespace.len() + suffix.len()) as u64);
+    out.extend_from_slice(namespace);
+    out.extend_from_slice(suffix);
+    varint(&mut out, epoch);
+    varint(&mut out, view);
+    if let Some((parent_view, block_hash)) = proposal {
+        varint(&mut out, parent_view);
+        out.extend_from_slice(block_hash.as_slice());
+    }
+    out
+}
+
+/// Checks count and order of validators, given by their peer keys.
+pub(crate) fn check_order(
+    what: &'static str,
+    peers: impl ExactSizeIterator<Item = B256>,
+) -> Result<(), TypesError> {
+    let n = peers.len();
+    if n > VALIDATORS_MAX {
+        return Err(TypesError::TooLarge { what: "number of validators", size: n, max: VALIDATORS_MAX });
+    }
+    if n == 0 || !peers.is_sorted_by(|a, b| a < b) {
+        return Err(TypesError::Encoding {
+            what,
+            detail: "validators must be at least one, sorted by peer key and distinct".into(),
+        });
+    }
+    Ok(())
+}
+
 /// Unsigned LEB128.
-pub(crate) fn varint(out: &mut Vec<u8>, mut value: u64) {
+fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;

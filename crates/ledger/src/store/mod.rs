@@ -132,7 +132,7 @@ impl Store {
     /// # Errors
     /// [`LedgerError::Store`].
     pub fn initialise(&self, genesis: &Executed) -> Result<(), LedgerError> {
-        self.state.flush(genesis, &[], 0)?;
+        self.state.write(genesis.number(), genesis.state(), &[], 0)?;
         self.blocks.commit(genesis)
     }
 
@@ -173,7 +173,8 @@ impl Store {
     /// # Errors
     /// [`LedgerError::Store`].
     pub fn flush(&self, flush: &Flush) -> Result<(), LedgerError> {
-        self.state.flush(&flush.executed, &flush.dropped, flush.keep_from)
+        let (number, state) = (flush.executed.number(), flush.executed.state());
+        self.state.write(number, state, &flush.dropped, flush.keep_from)
     }
 
     /// Keeps the certificate of block `number`; it is written with the next block.

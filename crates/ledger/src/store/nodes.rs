@@ -2,7 +2,7 @@
 
 use super::fault;
 use crate::{
-    Executed, LedgerError,
+    LedgerError,
     state::State,
     trie::{Input, NodeId, Nodes, Reader, Trie},
 };
@@ -61,18 +61,8 @@ impl StateDb {
         Ok(Self { db, in_flight: RwLock::default(), writing: Mutex::new(()) })
     }
 
-    /// Writes the state after `executed` and the nodes in `dropped` that it no longer has, and removes what only blocks below `keep_from`
+    /// Writes the state after block `number` and the nodes in `dropped` that it no longer has, and removes what only blocks below `keep_from`
     /// needed. Durable on return.
-    pub(super) fn flush(
-        &self,
-        executed: &Executed,
-        dropped: &[NodeId],
-        keep_from: u64,
-    ) -> Result<(), LedgerError> {
-        self.write(executed.number(), executed.state(), dropped, keep_from)
-    }
-
-    /// As [`flush`](Self::flush), for any state.
     pub(crate) fn write(
         &self,
         number: u64,
