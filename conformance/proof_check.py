@@ -6,6 +6,7 @@ It shares no code with the network. `check(proof)` raises `AssertionError` (or a
 import hashlib
 import json
 import struct
+from hashlib import sha256
 
 import rlp
 from eth_account import Account
@@ -23,11 +24,14 @@ SAMPLING = ["temperature", "top_p", "min_p", "top_k", "presence_penalty", "frequ
 CLAIM = [
     ("chain_id", "uint64"), ("genesis", "bytes32"), ("node", "address"), ("model", "bytes32"), ("request_hash", "bytes32"),
     ("response_hash", "bytes32"), ("prompt_hash", "bytes32"), ("output_hash", "bytes32"), ("prompt_tokens", "uint32"),
-    ("completion_tokens", "uint32"), ("max_tokens", "uint32"), ("sampling", "SamplingParameters"), ("trace_root", "bytes32"),
-    ("price_input", "uint128"), ("price_output", "uint128"), ("price", "uint128"), ("anchor_number", "uint64"),
+    ("completion_tokens", "uint32"), ("max_tokens", "uint32"), ("choices", "uint32"), ("sampling", "SamplingParameters"),
+    ("options", "bytes32"), ("trace_root", "bytes32"), ("payment", "Payment"), ("anchor_number", "uint64"),
     ("anchor_hash", "bytes32"), ("time_ms", "uint64"), ("arithmetic_class", "uint8"), ("arithmetic_version", "uint16"),
     ("rung_requested", "uint8"), ("rung_achieved", "uint8"),
 ]  # fmt: skip
+
+
+PAYMENT = [("price_input", "uint128"), ("price_output", "uint128"), ("price", "uint128"), ("payer", "address")]
 
 
 def raw(text):
@@ -50,8 +54,10 @@ def typed_claim(claim):
     """The claim as EIP-712 typed data."""
     message = {}
     for name, kind in CLAIM:
-        value = claim[name]
-        if name == "sampling":
+        value = claim.get(name)
+        if name == "payment":
+            value = {camel(k): claim[k] if k == "payer" else int(claim[k]) for k, _ in PAYMENT}
+        elif name == "sampling":
             value = {camel(k): v for k, v in sampling_bits(value).items()}
         elif kind.startswith("uint"):
             value = int(value)
@@ -59,15 +65,34 @@ def typed_claim(claim):
             value = raw(value)
         message[camel(name)] = value
     sampling = [{"name": camel(k), "type": "uint64" if k == "seed" else "uint32"} for k in SAMPLING]
+    payment = [{"name": camel(k), "type": t} for k, t in PAYMENT]
     return encode_typed_data(
-        {"name": "og receipt", "version": "1", "chainId": claim["chain_id"]},
-        {"InferenceClaim": [{"name": camel(n), "type": k} for n, k in CLAIM], "SamplingParameters": sampling},
+        {"name": "og receipt", "version": "2", "chainId": claim["chain_id"]},
+        {
+            "InferenceClaim": [{"name": camel(n), "type": k} for n, k in CLAIM],
+            "SamplingParameters": sampling,
+            "Payment": payment,
+        },
         message,
     )
 
 
 def digest(signable):
     return keccak(b"\x19" + signable.version + signable.header + signable.body)
+
+
+def token_tree(domain, nonce, tokens):
+    """RFC 6962 root over salted leaves, one a token."""
+    salt = lambda i: keccak(domain + nonce + i.to_bytes(4))  # noqa: E731
+    leaves = [sha256(b"\0" + salt(i) + t.to_bytes(4)).digest() for i, t in enumerate(tokens)]
+
+    def root(part):
+        if len(part) < 2:
+            return part[0] if part else sha256(b"").digest()
+        k = 1 << (len(part) - 1).bit_length() - 1
+        return sha256(b"\1" + root(part[:k]) + root(part[k:])).digest()
+
+    return "0x" + root(leaves).hex()
 
 
 def check_receipt(proof):
@@ -79,11 +104,10 @@ def check_receipt(proof):
     assert Account.recover_message(signable, signature=signature).lower() == claim["node"].lower()
     salt = raw(opened["nonce"])
     commit = lambda domain, data: "0x" + keccak(domain + salt + data).hex()  # noqa: E731
-    tokens = lambda ids: b"".join(i.to_bytes(4) for i in ids)  # noqa: E731
     assert claim["request_hash"] == commit(b"og/request/1", opened["request"].encode())
     assert claim["response_hash"] == commit(b"og/response/1", opened["response"].encode())
-    assert claim["prompt_hash"] == commit(b"og/tokens/1", tokens(opened["prompt_tokens"]))
-    assert claim["output_hash"] == commit(b"og/tokens/1", tokens(opened["output_tokens"]))
+    assert claim["prompt_hash"] == token_tree(b"og/prompt-token/2", salt, opened["prompt_tokens"])
+    assert claim["output_hash"] == token_tree(b"og/output-token/2", salt, opened["output_tokens"])
     # The answers of one request, and texts to embed, are separated by an id that no token has.
     count = lambda ids: sum(i != 0xFFFFFFFF for i in ids)  # noqa: E731
     assert claim["prompt_tokens"] == count(opened["prompt_tokens"])

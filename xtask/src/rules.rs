@@ -9,20 +9,49 @@ use std::{
 };
 
 /// Which crate of the workspace may depend on which. Anything else is a breach.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("types", &[]),
     ("kernels", &[]),
     ("verify", &["types"]),
-    ("engine", &["types", "kernels"]),
+    ("referee", &["types", "kernels"]),
+    ("engine", &["types", "kernels", "referee"]),
     ("signed", &["types", "verify"]),
-    ("ledger", &["types", "verify"]),
+    ("ledger", &["types", "verify", "referee"]),
     ("consensus", &["types", "verify", "ledger"]),
     ("api", &["types"]),
     ("client", &["types", "verify", "signed"]),
-    ("node", &["types", "verify", "kernels", "engine", "signed", "ledger", "consensus", "api", "client"]),
-    ("sim", &["types", "verify", "kernels", "engine", "signed", "ledger", "consensus", "api", "client"]),
+    (
+        "node",
+        &[
+            "types",
+            "verify",
+            "kernels",
+            "referee",
+            "engine",
+            "signed",
+            "ledger",
+            "consensus",
+            "api",
+            "client",
+        ],
+    ),
+    (
+        "sim",
+        &[
+            "types",
+            "verify",
+            "kernels",
+            "referee",
+            "engine",
+            "signed",
+            "ledger",
+            "consensus",
+            "api",
+            "client",
+        ],
+    ),
     ("xtask", &[]),
-    ("fuzz", &["types", "verify", "engine", "ledger", "consensus", "client"]),
+    ("fuzz", &["types", "verify", "referee", "engine", "ledger", "consensus", "client"]),
 ];
 
 /// Foreign crates that have one home (tests of the whole cluster aside).

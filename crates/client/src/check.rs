@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use types::{ARITHMETIC_EXACT, Claim, Disclosure, ModelManifest, Receipt, Rung, commit_bytes, commit_tokens};
+use types::{
+    ARITHMETIC_EXACT, Claim, Disclosure, ModelManifest, Receipt, Rung, Tokens, commit_bytes, commit_tokens,
+};
 use verify::{Context, NoAnchors, Registry};
 
 /// Work that a client spends on one receipt's evidence.
@@ -128,8 +130,8 @@ fn tokens(claim: &Claim, d: &Disclosure) -> Result<String, String> {
     if counts != (u64::from(claim.prompt_tokens), u64::from(claim.completion_tokens)) {
         return Err("the token counts differ from the receipt's".into());
     }
-    let prompt = commit_tokens(&d.nonce, &d.prompt_tokens) == claim.prompt_hash;
-    let output = commit_tokens(&d.nonce, &d.output_tokens) == claim.output_hash;
+    let prompt = commit_tokens(&d.nonce, Tokens::Prompt, &d.prompt_tokens) == claim.prompt_hash;
+    let output = commit_tokens(&d.nonce, Tokens::Output, &d.output_tokens) == claim.output_hash;
     ensure(
         prompt && output && claim.completion_tokens <= claim.max_tokens,
         format!("{} prompt and {} generated token ids are those of the receipt", counts.0, counts.1),

@@ -1,6 +1,6 @@
 //! Keys and values of sequences, in pages that sequences with one beginning share.
 
-use kernels::{Isa, KvPage, KvShape, PAGE};
+use kernels::{KvPage, KvShape, PAGE};
 use std::sync::Arc;
 use types::B256;
 
@@ -66,18 +66,17 @@ impl KvCache {
         Some(SharedPage { page: self.pages[i].clone(), leaves })
     }
 
-    /// Stores key and value of `position`, which comes next or is under way.
-    pub(crate) fn store(&mut self, isa: Isa, layer: usize, position: usize, key: &[f32], value: &[f32]) {
+    /// Stores the halves of key and value of `position`, which comes next or is under way.
+    pub(crate) fn store(&mut self, layer: usize, position: usize, row: &[u16]) {
         assert!(position >= self.leaves.len(), "filled positions are never written again");
         self.reserve(position + 1);
         let page = Arc::get_mut(&mut self.pages[position / PAGE]);
-        page.expect("a page that is still filled is never shared").store(
-            isa,
-            layer,
-            position % PAGE,
-            key,
-            value,
-        );
+        page.expect("a page that is still filled is never shared").store(layer, position % PAGE, row);
+    }
+
+    /// The halves of key and value of a filled position.
+    pub(crate) fn row(&self, layer: usize, position: usize) -> Vec<u16> {
+        self.pages[position / PAGE].row(layer, position % PAGE)
     }
 
     /// Notes that all layers of `position` are stored.

@@ -15,6 +15,7 @@
 mod arch;
 pub mod bench;
 mod constraint;
+pub mod dispute;
 mod error;
 pub mod formats;
 mod kv;
@@ -30,7 +31,7 @@ pub use constraint::{Constraint, GRAMMAR_VERSION};
 pub use error::EngineError;
 pub use model::{ChatMessage, Model, Progress, Role, ToolCall};
 pub use replay::{Replay, replay, replay_with_logprobs};
-pub use sampler::{Choosing, TokenLogprobs, philox4x32};
+pub use sampler::{Choosing, TokenLogprobs};
 pub use scheduler::{
     Completion, Engine, EngineConfig, Event, FinishReason, Job, OnEmbedding, OnEvent, Stats,
 };

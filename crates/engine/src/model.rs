@@ -12,7 +12,8 @@ use crate::{
 use kernels::{FileMap, Pool};
 use serde_json::Value as Json;
 use std::{
-    path::Path,
+    borrow::Cow,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     thread,
 };
@@ -79,8 +80,18 @@ pub struct ToolCall {
     pub arguments: Json,
 }
 
+/// Where a model's bytes are, for the few who need them again.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// A GGUF file or a Hugging Face folder.
+    Path(PathBuf),
+    /// GGUF bytes.
+    Bytes(Cow<'static, [u8]>),
+}
+
 /// A loaded model.
 pub struct Model {
+    pub(crate) source: Source,
     pub(crate) weights: Weights,
     tokenizer: Tokenizer,
     template: ChatTemplate,
@@ -118,7 +129,7 @@ impl Model {
         let gguf = Gguf::parse(&map)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let template = gguf.optional_string("tokenizer.chat_template")?.map(str::to_owned);
-        Self::build(&gguf, tokenizer, template, progress)
+        Self::build(Source::Path(path.to_owned()), &gguf, tokenizer, template, progress)
     }
 
     /// Loads a Hugging Face directory.
@@ -146,7 +157,7 @@ impl Model {
             Some(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
             None => config["chat_template"].as_str().map(str::to_owned),
         };
-        Self::build(&gguf, tokenizer, template, progress)
+        Self::build(Source::Path(path.to_owned()), &gguf, tokenizer, template, progress)
     }
 
     /// The model that is built into the program: `taskmaster-chat`.
@@ -154,7 +165,7 @@ impl Model {
     /// # Errors
     /// Never in a sound build.
     pub fn embedded() -> Result<Arc<Self>, EngineError> {
-        Self::parse(EMBEDDED)
+        Self::parse_from(Cow::Borrowed(EMBEDDED))
     }
 
     /// Loads GGUF bytes.
@@ -162,13 +173,19 @@ impl Model {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn parse(bytes: &[u8]) -> Result<Arc<Self>, EngineError> {
-        let gguf = Gguf::parse(bytes)?;
+        Self::parse_from(Cow::Owned(bytes.to_vec()))
+    }
+
+    fn parse_from(bytes: Cow<'static, [u8]>) -> Result<Arc<Self>, EngineError> {
+        let source = Source::Bytes(bytes.clone());
+        let gguf = Gguf::parse(&bytes)?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let template = gguf.optional_string("tokenizer.chat_template")?.map(str::to_owned);
-        Self::build(&gguf, tokenizer, template, &|_, _| ())
+        Self::build(source, &gguf, tokenizer, template, &|_, _| ())
     }
 
     fn build(
+        source: Source,
         gguf: &Gguf<'_>,
         tokenizer: Tokenizer,
         template: Option<String>,
@@ -180,7 +197,7 @@ impl Model {
         let loader = Loader::new(gguf, &pool, progress)?;
         let weights = arch::load(&loader, tokenizer.vocabulary())?;
         let (context, hyperparameters) = match &weights {
-            Weights::Decoder(d) => (d.spec.context, d.spec.hyperparameters()),
+            Weights::Decoder(d) => (d.spec.context, d.hyperparameters()),
             Weights::Encoder(e) => (e.context(), e.hyperparameters()),
         };
         let bos = tokenizer.bos().and_then(|id| tokenizer.special_text(id)).unwrap_or_default().to_owned();
@@ -206,7 +223,16 @@ impl Model {
             return Err(EngineError::Unsupported("the file has no general.name".into()));
         }
         let id = manifest.id();
-        Ok(Arc::new(Self { weights, tokenizer, template, bos, manifest, id, grammars: OnceLock::new() }))
+        Ok(Arc::new(Self {
+            source,
+            weights,
+            tokenizer,
+            template,
+            bos,
+            manifest,
+            id,
+            grammars: OnceLock::new(),
+        }))
     }
 
     /// Everything that decides this model's answers.

@@ -93,7 +93,7 @@ impl Activations {
 
 for_each_isa! {
     /// Quantises consecutive blocks of 32.
-    fn quantise_blocks(
+    pub(crate) fn quantise_blocks(
         isa: Isa, x: &[f32], q: &mut [i8], scale: &mut [f32], bias: &mut [i32], half: &mut [i32],
     ) {
         let blocks = x.as_chunks::<BLOCK>().0.iter().zip(q.as_chunks_mut::<BLOCK>().0);

@@ -1,4 +1,4 @@
-use crate::{Isa, f32_to_f16, isa::for_each_isa};
+use crate::{f32_to_f16, isa::for_each_isa};
 
 /// Positions of one page of keys and values.
 pub const PAGE: usize = 32;
@@ -48,28 +48,45 @@ impl KvPage {
         self.shape
     }
 
-    /// Stores key and value of all heads of `layer` at place `slot` of the page.
+    /// Stores key and value of all heads of `layer` at place `slot` of the page. `row` has the key's halves, head after head, and then the
+    /// value's, as [`to_halves`] makes them.
     ///
     /// # Panics
     /// When a length, the layer or the place is out of range.
-    pub fn store(&mut self, isa: Isa, layer: usize, slot: usize, key: &[f32], value: &[f32]) {
+    pub fn store(&mut self, layer: usize, slot: usize, row: &[u16]) {
         let KvShape { layers, heads, width } = self.shape;
         assert!(layer < layers && slot < PAGE, "layer or place out of range");
-        assert!(key.len() == heads * width && value.len() == heads * width, "one row of all heads");
-        let mut halves = vec![0u16; heads * width];
-        to_halves(isa, key, &mut halves);
-        for (head, key) in halves.chunks_exact(width).enumerate() {
+        assert!(row.len() == 2 * heads * width, "one row of all heads");
+        let (keys, values) = row.split_at(heads * width);
+        for (head, key) in keys.chunks_exact(width).enumerate() {
             let at = ((layer * heads + head) * PAGE + slot / 16 * 16) * width;
             let panel = &mut self.keys[at..][..16 * width];
             for (lanes, k) in panel.as_chunks_mut::<16>().0.iter_mut().zip(key) {
                 lanes[slot % 16] = *k;
             }
         }
-        to_halves(isa, value, &mut halves);
-        for (head, value) in halves.chunks_exact(width).enumerate() {
+        for (head, value) in values.chunks_exact(width).enumerate() {
             let at = ((layer * heads + head) * PAGE + slot) * width;
             self.values[at..][..width].copy_from_slice(value);
         }
+    }
+
+    /// What [`store`](Self::store) was given for `layer` and `slot`.
+    ///
+    /// # Panics
+    /// When the layer or the place is out of range.
+    pub fn row(&self, layer: usize, slot: usize) -> Vec<u16> {
+        let KvShape { layers, heads, width } = self.shape;
+        assert!(layer < layers && slot < PAGE, "layer or place out of range");
+        let mut row = Vec::with_capacity(2 * heads * width);
+        for head in 0..heads {
+            let keys = self.keys(layer, head, slot / 16);
+            row.extend((0..width).map(|d| keys[d * 16 + slot % 16]));
+        }
+        for head in 0..heads {
+            row.extend_from_slice(&self.values(layer, head)[slot * width..][..width]);
+        }
+        row
     }
 
     /// Keys of sixteen positions: `[width][16]`.

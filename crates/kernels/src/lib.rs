@@ -25,7 +25,9 @@ mod map;
 mod matmul;
 mod matrix;
 mod ops;
+mod philox;
 mod pool;
+pub mod reference;
 mod rope;
 
 pub use activations::Activations;
@@ -39,11 +41,12 @@ pub use map::FileMap;
 pub use matmul::{Linear, Mode, matmul};
 pub use matrix::{Matrix, MatrixError, StreamBuffer};
 pub use ops::{Activation, add, argmax, dot, gated, layer_norm, rms_norm, softcap, sum};
+pub use philox::{philox4x32, uniform};
 pub use pool::Pool;
-pub use rope::{RopeStyle, RopeTable};
+pub use rope::{RopeStyle, RopeTable, rope_frequency, rope_turn};
 
 /// Version of `SPEC.md`. It is part of every model id and receipt.
-pub const ARITHMETIC_VERSION: u16 = 2;
+pub const ARITHMETIC_VERSION: u16 = 3;
 
 /// Elements of one quantisation block.
 pub const BLOCK: usize = 32;

@@ -6,7 +6,7 @@ use crate::{
 
 /// Sum of 16 partial sums by a fixed tree (`SPEC.md`, section 4).
 #[inline(always)]
-fn tree(lanes: [f32; 16]) -> f32 {
+pub(crate) fn tree(lanes: [f32; 16]) -> f32 {
     let mut eight = [0f32; 8];
     for i in 0..8 {
         eight[i] = lanes[i] + lanes[i + 8];

@@ -7,6 +7,17 @@ pub enum RopeStyle {
     Halves,
 }
 
+/// By how much pair `i` of `dims` rotated dimensions turns at each position.
+pub fn rope_frequency(i: usize, dims: usize, theta: f64, divisor: f64) -> f64 {
+    libm::exp(-(2.0 * i as f64 / dims as f64) * libm::log(theta)) / divisor
+}
+
+/// Cosine and sine of a frequency at `position`, times `magnitude`.
+pub fn rope_turn(position: usize, frequency: f64, magnitude: f64) -> (f32, f32) {
+    let angle = position as f64 * frequency;
+    ((libm::cos(angle) * magnitude) as f32, (libm::sin(angle) * magnitude) as f32)
+}
+
 /// Cosines and sines of rotary position embeddings (RoFormer, arXiv:2104.09864), computed in f64 with `libm` and rounded once.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
@@ -33,13 +44,9 @@ impl RopeTable {
         assert!(dims > 0 && dims.is_multiple_of(2), "the number of rotated dimensions must be even");
         let half = dims / 2;
         assert_eq!(divisors.len(), half, "one divisor a pair");
-        let frequency: Vec<f64> = (0..half)
-            .map(|i| libm::exp(-(2.0 * i as f64 / dims as f64) * libm::log(theta)) / divisors[i])
-            .collect();
-        let table = (0..positions)
-            .flat_map(|p| frequency.iter().map(move |f| p as f64 * f))
-            .map(|angle| ((libm::cos(angle) * magnitude) as f32, (libm::sin(angle) * magnitude) as f32))
-            .collect();
+        let frequency: Vec<f64> = (0..half).map(|i| rope_frequency(i, dims, theta, divisors[i])).collect();
+        let table =
+            (0..positions).flat_map(|p| frequency.iter().map(move |f| rope_turn(p, *f, magnitude))).collect();
         Self { style, half, table }
     }
 

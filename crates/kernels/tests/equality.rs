@@ -198,7 +198,10 @@ macro_rules! suite {
                     let mut pages: Vec<_> = (0..total.div_ceil(PAGE)).map(|_| KvPage::new(shape)).collect();
                     for p in 0..total {
                         let row = p * stride..(p + 1) * stride;
-                        pages[p / PAGE].store($isa, 1, p % PAGE, &keys[row.clone()], &values[row]);
+                        let mut halves = vec![0u16; 2 * stride];
+                        to_halves($isa, &[&keys[row.clone()], &values[row]].concat(), &mut halves);
+                        pages[p / PAGE].store(1, p % PAGE, &halves);
+                        prop_assert_eq!(pages[p / PAGE].row(1, p % PAGE), halves);
                     }
                     let pages: Vec<_> = pages.into_iter().map(std::sync::Arc::new).collect();
                     let rows: Vec<_> = (0..n)

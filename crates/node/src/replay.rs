@@ -76,6 +76,7 @@ struct Answer {
     texts: Vec<String>,
     logprobs: Vec<TokenLogprob>,
     finish: Finish,
+    options: B256::ZERO,
     trace_root: B256,
 }
 
@@ -295,6 +296,7 @@ mod tests {
             price_input: 0,
             price_output: 0,
             price: 0,
+            payer: Address::ZERO,
             anchor_number: 0,
             anchor_hash: zero,
             time_ms: 0,

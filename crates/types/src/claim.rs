@@ -1,4 +1,4 @@
-use crate::{ReceiptId, Rung, Sampling};
+use crate::{ReceiptId, Rung, Sampling, TypesError, merkle, opening};
 use alloy_primitives::{Address, B256, Keccak256, U256};
 use alloy_rlp::{RlpDecodable, RlpEncodable};
 use alloy_sol_types::{Eip712Domain, SolStruct, sol};
@@ -39,9 +39,13 @@ pub struct Claim {
     pub completion_tokens: u32,
     /// Bound on generated tokens that was in force.
     pub max_tokens: u32,
+    /// Number of answers to the request; 0 for embeddings.
+    pub choices: u32,
     /// Sampling parameters and seed.
     pub sampling: Sampling,
-    /// Merkle root of the execution trace (one leaf a generated token).
+    /// Commitment to [`Options`](crate::Options); zero when there are none.
+    pub options: B256,
+    /// Merkle root of the execution trace (one leaf a position).
     pub trace_root: B256,
     /// Price of a prompt token, in wei.
     #[serde(with = "crate::proof::decimal")]
@@ -52,6 +56,8 @@ pub struct Claim {
     /// Total price in wei; must equal tokens times prices.
     #[serde(with = "crate::proof::decimal")]
     pub price: u128,
+    /// Account that pays and is refunded when the answer is proved wrong; zero when nobody pays.
+    pub payer: Address,
     /// Number of a recent finalised block when the request arrived.
     pub anchor_number: u64,
     /// Hash of that block.
@@ -79,6 +85,13 @@ sol! {
         uint32 frequencyPenalty;
         uint64 seed;
     }
+    /// EIP-712 form of what the answer costs, in wei, and who pays.
+    struct Payment {
+        uint128 priceInput;
+        uint128 priceOutput;
+        uint128 price;
+        address payer;
+    }
     /// EIP-712 form of the claim.
     struct InferenceClaim {
         uint64 chainId;
@@ -92,11 +105,11 @@ sol! {
         uint32 promptTokens;
         uint32 completionTokens;
         uint32 maxTokens;
+        uint32 choices;
         SamplingParameters sampling;
+        bytes32 options;
         bytes32 traceRoot;
-        uint128 priceInput;
-        uint128 priceOutput;
-        uint128 price;
+        Payment payment;
         uint64 anchorNumber;
         bytes32 anchorHash;
         uint64 timeMs;
@@ -108,10 +121,10 @@ sol! {
 }
 
 impl Claim {
-    /// EIP-712 domain of receipts: name `og receipt`, version `1`, the network's chain id. The genesis hash is a
+    /// EIP-712 domain of receipts: name `og receipt`, version `2`, the network's chain id. The genesis hash is a
     /// field of the message, so two networks with one chain id cannot share signatures.
     pub fn domain(chain_id: u64) -> Eip712Domain {
-        Eip712Domain::new(Some("og receipt".into()), Some("1".into()), Some(U256::from(chain_id)), None, None)
+        Eip712Domain::new(Some("og receipt".into()), Some("2".into()), Some(U256::from(chain_id)), None, None)
     }
 
     /// The EIP-712 digest that the node signs.
@@ -129,6 +142,7 @@ impl Claim {
             promptTokens: self.prompt_tokens,
             completionTokens: self.completion_tokens,
             maxTokens: self.max_tokens,
+            choices: self.choices,
             sampling: SamplingParameters {
                 temperature: s.temperature,
                 topP: s.top_p,
@@ -138,10 +152,14 @@ impl Claim {
                 frequencyPenalty: s.frequency_penalty,
                 seed: s.seed,
             },
+            options: self.options,
             traceRoot: self.trace_root,
-            priceInput: self.price_input,
-            priceOutput: self.price_output,
-            price: self.price,
+            payment: Payment {
+                priceInput: self.price_input,
+                priceOutput: self.price_output,
+                price: self.price,
+                payer: self.payer,
+            },
             anchorNumber: self.anchor_number,
             anchorHash: self.anchor_hash,
             timeMs: self.time_ms,
@@ -197,15 +215,76 @@ pub fn commit_bytes(nonce: &B256, request: &[u8], response: &[u8]) -> (B256, B25
     (commit(b"og/request/1", nonce, request), commit(b"og/response/1", nonce, response))
 }
 
-/// Commitment to token ids (each as four big-endian bytes) under the client's nonce.
-pub fn commit_tokens(nonce: &B256, tokens: &[u32]) -> B256 {
-    let mut h = Keccak256::new();
-    h.update(b"og/tokens/1");
-    h.update(nonce);
-    for t in tokens {
-        h.update(t.to_be_bytes());
+/// Which tokens of an answer a commitment is to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// The prompt, after the chat template.
+    Prompt,
+    /// What was generated.
+    Output,
+}
+
+impl Tokens {
+    /// Salt of the token at `index`: opening one token tells nothing of the others.
+    fn salt(self, nonce: &B256, index: u32) -> B256 {
+        let mut h = Keccak256::new();
+        h.update(match self {
+            Self::Prompt => b"og/prompt-token/2",
+            Self::Output => b"og/output-token/2",
+        });
+        h.update(nonce);
+        h.update(index.to_be_bytes());
+        h.finalize()
     }
-    h.finalize()
+
+    fn leaves(self, nonce: &B256, tokens: &[u32]) -> Vec<B256> {
+        let leaf = |(i, t): (usize, &u32)| token_leaf(&self.salt(nonce, i as u32), *t);
+        tokens.iter().enumerate().map(leaf).collect()
+    }
+
+    /// Opens the commitment to `tokens` at `index`.
+    ///
+    /// # Panics
+    /// When there is no such token.
+    pub fn open(self, nonce: &B256, tokens: &[u32], index: usize) -> TokenOpening {
+        let path = opening::range_path(&self.leaves(nonce, tokens), index..index + 1);
+        TokenOpening { salt: self.salt(nonce, index as u32), token: tokens[index], path }
+    }
+}
+
+/// RFC 6962 leaf of a token: salt ‖ token id as big-endian `u32`.
+fn token_leaf(salt: &B256, token: u32) -> B256 {
+    let mut data = [0u8; 36];
+    data[..32].copy_from_slice(salt.as_slice());
+    data[32..].copy_from_slice(&token.to_be_bytes());
+    merkle::leaf_hash(&data)
+}
+
+/// One token of a commitment.
+#[derive(Clone, Debug, PartialEq, Eq, RlpEncodable, RlpDecodable)]
+pub struct TokenOpening {
+    /// The token's own salt.
+    pub salt: B256,
+    /// The token's id.
+    pub token: u32,
+    /// Merkle path, from left to right.
+    pub path: Vec<B256>,
+}
+
+impl TokenOpening {
+    /// The commitment of `count` tokens that has this one at `index`.
+    ///
+    /// # Errors
+    /// [`TypesError`] when the path does not fit.
+    pub fn commitment(&self, index: u64, count: u64) -> Result<B256, TypesError> {
+        opening::root_of_range(&[token_leaf(&self.salt, self.token)], index, count, &self.path)
+    }
+}
+
+/// Commitment to token ids under the client's nonce: the RFC 6962 root over salted leaves, so that a dispute can open a single
+/// token.
+pub fn commit_tokens(nonce: &B256, which: Tokens, tokens: &[u32]) -> B256 {
+    merkle::root(&which.leaves(nonce, tokens))
 }
 
 impl Claim {

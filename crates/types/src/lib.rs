@@ -23,6 +23,8 @@ mod genesis;
 mod ids;
 mod manifest;
 pub mod merkle;
+pub mod opening;
+mod options;
 mod proof;
 mod receipt;
 mod sampling;
@@ -34,12 +36,15 @@ pub mod limits;
 
 pub use certificate::FinalityCertificate;
 pub use chain_proof::{AccountFact, CHAIN_PROOF_FORMAT, ChainProof, ItemFact, ItemKind, SlotFact};
-pub use claim::{ARITHMETIC_EXACT, ARITHMETIC_SIGNED_ONLY, Claim, commit_bytes, commit_tokens};
+pub use claim::{
+    ARITHMETIC_EXACT, ARITHMETIC_SIGNED_ONLY, Claim, TokenOpening, Tokens, commit_bytes, commit_tokens,
+};
 pub use error::TypesError;
 pub use evidence::{Evidence, ModeId, Rung};
 pub use genesis::{NetworkConfig, SystemContracts, ValidatorKey};
 pub use ids::{ModelId, ReceiptId};
 pub use manifest::{HyperParameter, ModelManifest};
+pub use options::{Bias, Options};
 pub use proof::{Disclosure, LedgerProof, LogProof, PROOF_FORMAT, ProofFile};
 pub use receipt::{Receipt, log_leaf};
 pub use sampling::Sampling;

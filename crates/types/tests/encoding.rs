@@ -18,11 +18,14 @@ fn claim() -> Claim {
         prompt_tokens: 9,
         completion_tokens: 30,
         max_tokens: 64,
+        choices: 1,
         sampling: Sampling { temperature: 0.7, seed: 42, ..Sampling::GREEDY },
+        options: B256::ZERO,
         trace_root: B256::repeat_byte(8),
         price_input: 100,
         price_output: 300,
         price: 9_900,
+        payer: Address::ZERO,
         anchor_number: 17,
         anchor_hash: B256::repeat_byte(9),
         time_ms: 1_795_000_000_000,
@@ -217,7 +220,21 @@ fn commitments_are_salted_and_domain_separated() {
     assert_ne!(request, response);
     assert_ne!(request, commit_bytes(&n2, b"same", b"same").0);
     assert_eq!(request, Claim::request_commitment(&n1, b"same"));
-    assert_ne!(commit_tokens(&n1, &[1, 2]), commit_tokens(&n1, &[2, 1]));
+    let (tokens, which) = ([7, 8, 7], Tokens::Prompt);
+    let commitment = commit_tokens(&n1, which, &tokens);
+    assert_ne!(commitment, commit_tokens(&n1, which, &[8, 7, 7]));
+    assert_ne!(commitment, commit_tokens(&n2, which, &tokens));
+    assert_ne!(commitment, commit_tokens(&n1, Tokens::Output, &tokens));
+    for index in 0..3 {
+        let opening = which.open(&n1, &tokens, index);
+        assert_eq!(opening.token, tokens[index]);
+        assert_eq!(opening.commitment(index as u64, 3).unwrap(), commitment);
+        assert_ne!(
+            TokenOpening { token: 9, ..opening.clone() }.commitment(index as u64, 3).unwrap(),
+            commitment
+        );
+        assert_ne!(opening.commitment((index as u64 + 1) % 3, 3).ok(), Some(commitment));
+    }
 }
 
 #[test]

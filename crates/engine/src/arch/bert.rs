@@ -5,7 +5,7 @@ use super::{Backend, loader::Loader, spec::Spec};
 use crate::EngineError;
 use kernels::{
     Activation, Activations, Attention, AttentionRow, KvPage, KvShape, Linear, Mode, PAGE, add, dot, gated,
-    layer_norm, matmul,
+    layer_norm, matmul, to_halves,
 };
 use std::sync::Arc;
 use types::HyperParameter;
@@ -161,7 +161,9 @@ impl Encoder {
             pool.for_each_chunk(&mut qkv, 3 * width, &|_, row| add(isa, row, &layer.qkv_bias));
             let mut pages: Vec<KvPage> = (0..n.div_ceil(PAGE)).map(|_| KvPage::new(shape)).collect();
             for (i, row) in qkv.chunks_exact(3 * width).enumerate() {
-                pages[i / PAGE].store(isa, 0, i % PAGE, &row[width..2 * width], &row[2 * width..]);
+                let mut halves = vec![0u16; 2 * width];
+                to_halves(isa, &row[width..], &mut halves);
+                pages[i / PAGE].store(0, i % PAGE, &halves);
             }
             let pages: Vec<Arc<KvPage>> = pages.into_iter().map(Arc::new).collect();
             let rows = vec![AttentionRow { pages: &pages, from: 0, to: n }; n];

@@ -6,10 +6,16 @@ use super::{
     loader::Loader,
     spec::{LayerSpec, Spec},
 };
-use crate::{EngineError, kv::KvCache, trace};
+use crate::{
+    EngineError,
+    kv::KvCache,
+    trace::{self, LayerDigests},
+};
 use kernels::{
     Activations, Attention, AttentionRow, Linear, Mode, RopeTable, add, gated, matmul, rms_norm, softcap,
+    to_halves,
 };
+use types::{HyperParameter, merkle};
 
 /// Names of the tensors of one layer that differ between architectures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +60,7 @@ pub(crate) struct Decoder {
     output_norm: Vec<f32>,
     /// `None` when the embedding is the head (tied).
     head: Option<Linear>,
+    names: Names,
     ropes: Vec<RopeTable>,
 }
 
@@ -66,7 +73,36 @@ pub(crate) struct Scratch {
     gate_up: Vec<f32>,
     product: Vec<f32>,
     acts: Activations,
-    layer_digests: Vec<[u8; 32]>,
+    /// Halves of keys and values, `[row][2 * kv_width]`.
+    kv: Vec<u16>,
+    /// `[layer][row]`.
+    layer_digests: Vec<LayerDigests>,
+    /// What a dispute wants to see of a computation.
+    pub(crate) capture: Capture,
+}
+
+/// What is kept of a computation besides its result; nothing unless asked.
+#[derive(Debug, Default)]
+pub(crate) struct Capture {
+    /// Whether to keep the data of the trace's leaves.
+    pub(crate) leaves: bool,
+    /// Data of the leaves, in order of position.
+    pub(crate) leaf_data: Vec<Vec<u8>>,
+    /// Position and layer whose output row is wanted.
+    pub(crate) row: Option<(usize, usize)>,
+    /// That row.
+    pub(crate) found: Option<Vec<f32>>,
+}
+
+impl Capture {
+    fn note(&mut self, layer: usize, rows: &[Row], x: &[f32], width: usize) {
+        if let Some((position, wanted)) = self.row
+            && wanted == layer
+            && let Some(i) = rows.iter().position(|r| r.position == position)
+        {
+            self.found = Some(x[i * width..][..width].to_vec());
+        }
+    }
 }
 
 impl Decoder {
@@ -77,6 +113,7 @@ impl Decoder {
         names: Names,
     ) -> Result<Self, EngineError> {
         spec.check()?;
+        let names = Names { qkv_biases: names.qkv_biases || loader.has("blk.0.attn_q.bias"), ..names };
         let width = spec.width;
         let embedding = loader.linear(&[("token_embd.weight", vocabulary)], width)?;
         let head = match loader.has("output.weight") {
@@ -92,7 +129,25 @@ impl Decoder {
             .iter()
             .map(|r| RopeTable::new(spec.context, r.dims, r.theta, r.style, &r.divisors, r.magnitude))
             .collect();
-        Ok(Self { vocabulary, embedding, layers, output_norm, head, ropes, spec })
+        Ok(Self { vocabulary, embedding, layers, output_norm, head, names, ropes, spec })
+    }
+
+    /// For the manifest: sizes, and which tensors there are.
+    pub(crate) fn hyperparameters(&self) -> Vec<HyperParameter> {
+        let mut all = self.spec.hyperparameters();
+        let Names { fused_qkv, fused_gate_up, post_norms, head_norms, qkv_biases } = self.names;
+        let parts = [
+            ("fused_gate_up", fused_gate_up),
+            ("fused_qkv", fused_qkv),
+            ("head_norms", head_norms),
+            ("own_head", self.head.is_some()),
+            ("post_norms", post_norms),
+            ("qkv_biases", qkv_biases),
+        ];
+        let parts: Vec<&str> = parts.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect();
+        all.push(HyperParameter { name: "parts".into(), value: parts.join(",") });
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 
     /// Bytes of the weights in memory.
@@ -122,6 +177,7 @@ impl Decoder {
             }
         });
         s.layer_digests.clear();
+        s.layer_digests.resize(self.layers.len() * n, LayerDigests::default());
         for (index, layer) in self.layers.iter().enumerate() {
             let x = &s.x;
             let normed = |i: usize, out: &mut [f32]| {
@@ -133,9 +189,13 @@ impl Decoder {
             matmul(isa, pool, &layer.qkv, &s.acts, &mut s.qkv, Mode::Store);
             pool.for_each_chunk(&mut s.qkv, stride, &|i, qkv| self.rotate(backend, layer, &rows[i], qkv));
             let (query, kv) = (c.query_width(), c.kv_width());
-            for (row, qkv) in rows.iter().zip(s.qkv.chunks_exact(stride)) {
-                let (key, value) = (&qkv[query..query + kv], &qkv[query + kv..query + 2 * kv]);
-                caches[row.sequence].store(isa, index, row.position, key, value);
+            s.kv.resize(n * 2 * kv, 0);
+            let qkv = &s.qkv;
+            pool.for_each_chunk(&mut s.kv, 2 * kv, &|i, halves| {
+                to_halves(isa, &qkv[i * stride + query..][..2 * kv], halves);
+            });
+            for (row, halves) in rows.iter().zip(s.kv.chunks_exact(2 * kv)) {
+                caches[row.sequence].store(index, row.position, halves);
             }
             self.attend(backend, index, layer, rows, caches, s);
             let attended = &s.attended;
@@ -158,11 +218,21 @@ impl Decoder {
             };
             s.acts.fill(pool, n, hidden, hidden, &product, isa);
             self.add_product(backend, &layer.down, layer.post_ffn_norm.as_deref(), n, s);
-            trace::digest_rows(pool, &s.x, width, &mut s.layer_digests);
+            trace::digest_rows(
+                pool,
+                (&s.kv, 2 * kv),
+                (&s.x, width),
+                &mut s.layer_digests[index * n..(index + 1) * n],
+            );
+            s.capture.note(index, rows, &s.x, width);
         }
         for (i, row) in rows.iter().enumerate() {
             let digests = (0..self.layers.len()).map(|l| &s.layer_digests[l * n + i]);
-            caches[row.sequence].advance(row.position, trace::leaf(row.position, row.token, digests));
+            let data = trace::leaf_data(row.position, row.token, digests);
+            caches[row.sequence].advance(row.position, merkle::leaf_hash(&data));
+            if s.capture.leaves {
+                s.capture.leaf_data.push(data);
+            }
         }
         self.logits(backend, rows, s)
     }
@@ -294,7 +364,7 @@ impl Layer {
             true => linear(&[("ffn_up.weight", 2 * hidden)], width)?,
             false => linear(&[("ffn_gate.weight", hidden), ("ffn_up.weight", hidden)], width)?,
         };
-        let qkv_bias = match names.qkv_biases || loader.has(&name("attn_q.bias")) {
+        let qkv_bias = match names.qkv_biases {
             true => Some(
                 [vector("attn_q.bias", query)?, vector("attn_k.bias", kv)?, vector("attn_v.bias", kv)?]
                     .concat(),

@@ -20,8 +20,8 @@ const WIDTH_MAX: u32 = 1 << 17;
 const HEAD_WIDTH_MAX: u32 = 1 << 10;
 const CONTEXT_MAX: u32 = 1 << 17;
 
-/// Bytes of one leaf of a tensor's Merkle tree.
-const CHUNK_BYTES: usize = 64 << 10;
+/// Bytes of one leaf of a tensor's Merkle tree: small, so that a dispute opens little more than the row that it is about.
+pub(crate) const CHUNK_BYTES: usize = 1 << 10;
 
 /// The five sizes that every architecture has.
 pub(crate) struct Sizes {
@@ -272,9 +272,11 @@ impl<'f, 'd> Loader<'f, 'd> {
     /// Notes that a tensor was used. Its leaf is over the bytes that the arithmetic sees.
     fn seen(&self, name: &str, tensor: &Tensor<'_>, kind: TensorType, bytes: &[u8]) {
         let mut chunks = vec![B256::ZERO; bytes.len().div_ceil(CHUNK_BYTES)];
-        self.pool.for_each_chunk(&mut chunks, 1, &|i, out| {
-            let end = bytes.len().min((i + 1) * CHUNK_BYTES);
-            out[0] = merkle::leaf_hash(&bytes[i * CHUNK_BYTES..end]);
+        self.pool.for_each_chunk(&mut chunks, 64, &|part, out| {
+            let bytes = bytes[part * 64 * CHUNK_BYTES..].chunks(CHUNK_BYTES);
+            for (out, chunk) in out.iter_mut().zip(bytes) {
+                *out = merkle::leaf_hash(chunk);
+            }
         });
         let mut leaf = Vec::new();
         leaf.extend_from_slice(&(name.len() as u32).to_be_bytes());
@@ -293,7 +295,7 @@ impl<'f, 'd> Loader<'f, 'd> {
     }
 
     /// RFC 6962 Merkle root over the tensors in order of name. A leaf is `name length (u32 BE) ‖ name ‖ type (u32 BE) ‖ number of
-    /// dimensions (u32 BE) ‖ dimensions (u64 BE) ‖ root over the tensor's bytes in chunks of 64 KiB`, where float matrices count
+    /// dimensions (u32 BE) ‖ dimensions (u64 BE) ‖ root over the tensor's bytes in chunks of 1 KiB`, where float matrices count
     /// as the canonical quantiser makes them (Q8_0) and vectors as F32.
     ///
     /// # Errors
@@ -316,7 +318,7 @@ fn floats(tensor: &Tensor<'_>) -> Option<Vec<f32>> {
     decode_floats(tensor.kind, &tensor.data)
 }
 
-fn decode_floats(kind: TensorType, data: &[u8]) -> Option<Vec<f32>> {
+pub(crate) fn decode_floats(kind: TensorType, data: &[u8]) -> Option<Vec<f32>> {
     let halves = data.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
     Some(match kind {
         TensorType::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),

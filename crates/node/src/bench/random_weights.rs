@@ -4,7 +4,7 @@
 //! byte becomes one weight through a table of quantiles, which is as fast as a copy and approximately normal.
 
 use clap::ValueEnum;
-use engine::philox4x32;
+use kernels::philox4x32;
 
 /// Weights of a block in Q8_0 and Q4_0.
 const BLOCK: usize = 32;
