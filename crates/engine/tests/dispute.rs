@@ -45,13 +45,24 @@ struct Fault {
 }
 
 impl Fault {
-    fn tamper(self) -> impl Fn(usize, usize, &mut [u8]) {
-        move |vector, cell, bytes| {
+    /// Changes the element. What cannot be computed from the change (an index that leads nowhere) becomes zeros.
+    fn tamper(
+        self,
+        sizes: Vec<usize>,
+    ) -> impl Fn(usize, usize, Result<Vec<u8>, RefereeError>) -> Result<Vec<u8>, RefereeError> {
+        move |vector, cell, value| {
+            let mut value = value.unwrap_or_else(|_| vec![0; sizes[vector]]);
             if (vector, cell) == (self.vector, self.cell) {
-                bytes[self.byte % bytes.len()] ^= 1 << (self.bit % 8);
+                let byte = self.byte % value.len();
+                value[byte] ^= 1 << (self.bit % 8);
             }
+            Ok(value)
         }
     }
+}
+
+fn sizes(program: &Program) -> Vec<usize> {
+    program.ops.iter().map(|op| op.size).collect()
 }
 
 /// A computation made element by element by the referee's own rules, which may have a fault.
@@ -107,8 +118,11 @@ fn run(
         let program = Program::new(shape.clone(), &target, prompt.len(), claim.sampling, options.is_some());
         let inputs = Inputs { model, weights, trace, options, mask: None };
         match cheat.fault.filter(|f| f.target == target) {
-            Some(fault) => Table::build(inputs, program, &fault.tamper()).unwrap(),
-            None => Table::build(inputs, program, &|_, _, _| ()).unwrap(),
+            Some(fault) => {
+                let tamper = fault.tamper(sizes(&program));
+                Table::build(inputs, program, &tamper).unwrap()
+            }
+            None => Table::build(inputs, program, UNTOUCHED).unwrap(),
         }
     };
     let mut position = 0;
@@ -337,8 +351,13 @@ fn targets(layers: u64, prompt: u64, tokens: u64) -> Vec<Target> {
     all
 }
 
+/// How many random games are played of each kind; `OG_CASES` plays more.
+fn cases() -> u32 {
+    std::env::var("OG_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 0, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 0, ..ProptestConfig::default() })]
 
     /// A random fault anywhere in a random computation: the auditor, who knows only its own computation, wins, in few bytes.
     #[test]
@@ -354,6 +373,7 @@ proptest! {
         let program = Program::new(shape, &target, prompt.len(), sampling, biased);
         let vector = vector as usize % (program.ops.len() - 1);
         let op = &program.ops[vector];
+        let sizes = sizes(&program);
         let fault = Fault { target, vector, cell: cell as usize % op.cells, byte, bit };
         let (honest, forged) = (s.run(&HONEST), s.run(&Cheat { fault: Some(fault), ..HONEST }));
         let claim = s.claim(&forged);
@@ -370,7 +390,7 @@ proptest! {
             &mut |game| auditor.respond(game).unwrap(),
             &mut |game| {
                 let mine = Target { token: 0, ..game.target } == fault.target;
-                if mine { node.respond_with(game, &fault.tamper()).ok() } else { node.respond(game).ok() }
+                if mine { node.respond_with(game, &fault.tamper(sizes.clone())).ok() } else { node.respond(game).ok() }
             },
         );
         prop_assert_eq!(played.winner, Party::Challenger, "{:?} {:?}", fault, op);
@@ -414,7 +434,7 @@ proptest! {
         let opening = if last { Opening::Output(pick(tokens as usize) as u64) } else { Opening::Trace };
         let played = play(
             &claim, &opening,
-            &mut |game| match game.phase {
+            &mut |game| { challenger.observe(game); match game.phase {
                 Phase::PickPositions | Phase::PickCells => Move::Pick(pick(game.nodes.len()) as u64),
                 Phase::PickVector => {
                     // The node's word about a grammar cannot be proved wrong, and there is none here.
@@ -433,7 +453,7 @@ proptest! {
                     challenger.prove_element(game, from + pick(to - from), hint).unwrap()
                 }
                 phase => panic!("not the challenger's: {phase:?}"),
-            },
+            }},
             &mut |game| Some(node.respond(game).unwrap()),
         );
         prop_assert_eq!(played.winner, Party::Node);

@@ -142,7 +142,7 @@ fn one_answer_in_every_configuration() {
     assert_eq!(types::merkle::root(&roots).to_string(), GOLDEN_TRACES);
     assert_eq!(model.id().to_string(), GOLDEN_MODEL);
 }
-const GOLDEN_TRACES: &str = "0x8c6df512f7a3a6a3cfc8e230fcca14b2fb218b1e7beb4cee71629929829d8447";
+const GOLDEN_TRACES: &str = "0xb6b74c86cfaa2fe541054905e2b7cef68e7610ed167d39b40bf50765554d1cb6";
 const GOLDEN_MODEL: &str = "0x989304f55e902d3ea6b2e05433ef1931fd57199b3685f6f1c174e606c09dd2b9";
 
 #[test]

@@ -9,6 +9,6 @@ mod trace;
 mod weights;
 
 pub use player::{Dispute, Player};
-pub use table::{Inputs, Table};
+pub use table::{Inputs, Table, Tamper, UNTOUCHED};
 pub use trace::{Replayed, Trace};
 pub use weights::TensorStore;

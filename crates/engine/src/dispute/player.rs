@@ -1,6 +1,6 @@
 use super::{
     Table, TensorStore, Trace,
-    table::{Inputs, KnownRoots, Theirs},
+    table::{Inputs, KnownRoots, Tamper, Theirs, UNTOUCHED},
 };
 use crate::{EngineError, Model};
 use referee::{CELL_CHUNK, Game, LeafOpening, Move, OpKind, Opening, Phase, Program, Shape, TargetKind};
@@ -82,46 +82,49 @@ impl Player {
         None
     }
 
+    /// Remembers what the node has shown; [`respond`](Self::respond) does it by itself. A challenger that starts again in the middle of a
+    /// game needs all states in which it was on turn.
+    pub fn observe(&mut self, game: &Game) {
+        match game.phase {
+            Phase::PickPositions => self.shown.extend(shown(game)),
+            Phase::PickRow => {
+                self.shown.push((game.first, 1, merkle::leaf_hash(&game.data)));
+                self.their_leaf = Some((game.first as usize, game.data.to_vec()));
+            }
+            Phase::PickVector => self.shown_cells.clear(),
+            Phase::PickCells => self.shown_cells.extend(shown(game)),
+            _ => (),
+        }
+    }
+
     /// The move for whoever is on turn in `game`, played by what this side knows.
     ///
     /// # Errors
     /// [`EngineError`] when the two sides agree, or the model cannot be computed.
     pub fn respond(&mut self, game: &Game) -> Result<Move, EngineError> {
-        self.respond_with(game, &|_, _, _| ())
+        self.respond_with(game, UNTOUCHED)
     }
 
     /// As [`respond`](Self::respond), but every vector goes through `tamper(vector, element, bytes)`: for tests of what a cheat can do.
     ///
     /// # Errors
     /// As [`respond`](Self::respond).
-    pub fn respond_with(
-        &mut self,
-        game: &Game,
-        tamper: &dyn Fn(usize, usize, &mut [u8]),
-    ) -> Result<Move, EngineError> {
+    pub fn respond_with(&mut self, game: &Game, tamper: &Tamper<'_>) -> Result<Move, EngineError> {
+        self.observe(game);
         let at = |first: u64, size: u64| first as usize..(first + size) as usize;
         Ok(match game.phase {
             Phase::Positions => Move::Nodes(frontier(self.part(&self.leaves, at(game.first, game.size))?)),
-            Phase::PickPositions => {
-                let index = self.compare(&self.leaves, game)?;
-                self.shown.extend(shown(game));
-                Move::Pick(index)
-            }
+            Phase::PickPositions => Move::Pick(self.compare(&self.leaves, game)?),
             Phase::Leaf => {
                 let data = self.dispute.trace.leaves().get(game.first as usize);
                 Move::Leaf(data.ok_or_else(|| stuck("no such position"))?.clone().into())
             }
-            Phase::PickRow => {
-                self.shown.push((game.first, 1, merkle::leaf_hash(&game.data)));
-                self.their_leaf = Some((game.first as usize, game.data.to_vec()));
-                self.pick_row(game)?
-            }
+            Phase::PickRow => self.pick_row(game)?,
             Phase::Table => {
                 let manifest = self.dispute.model.manifest().encode().into();
                 Move::Table { manifest, roots: self.table(game, tamper)?.roots() }
             }
             Phase::PickVector => {
-                self.shown_cells.clear();
                 let roots = self.table(game, tamper)?.roots();
                 let index = roots.iter().zip(&game.roots).position(|(a, b)| a != b);
                 Move::Pick(index.ok_or_else(|| stuck("their vectors are the same"))? as u64)
@@ -131,7 +134,6 @@ impl Player {
                 Move::Nodes(frontier(&hashes[at(game.first, game.size)]))
             }
             Phase::PickCells => {
-                self.shown_cells.extend(shown(game));
                 let hashes = self.table(game, tamper)?.hashes[game.vector as usize].clone();
                 Move::Pick(self.compare(&hashes, game)?)
             }
@@ -201,11 +203,7 @@ impl Player {
         Inputs { model, weights, trace, options: d.options.as_ref(), mask }
     }
 
-    fn table(
-        &mut self,
-        game: &Game,
-        tamper: &dyn Fn(usize, usize, &mut [u8]),
-    ) -> Result<&Table, EngineError> {
+    fn table(&mut self, game: &Game, tamper: &Tamper<'_>) -> Result<&Table, EngineError> {
         if self.table.is_none() {
             let shape = Shape::new(self.dispute.model.manifest()).map_err(|e| stuck(&e.to_string()))?;
             let claim = &game.claim;
@@ -217,7 +215,7 @@ impl Player {
         self.table.as_ref().ok_or_else(|| stuck("no table"))
     }
 
-    fn prove(&mut self, game: &Game, tamper: &dyn Fn(usize, usize, &mut [u8])) -> Result<Move, EngineError> {
+    fn prove(&mut self, game: &Game, tamper: &Tamper<'_>) -> Result<Move, EngineError> {
         let table = self.table(game, tamper)?;
         let vector = game.vector as usize;
         let (op, mine) = (&table.program.ops[vector], &table.vectors[vector]);
@@ -240,7 +238,7 @@ impl Player {
     /// # Errors
     /// As [`respond`](Self::respond).
     pub fn prove_element(&mut self, game: &Game, cell: usize, hint: u32) -> Result<Move, EngineError> {
-        self.table(game, &|_, _, _| ())?;
+        self.table(game, UNTOUCHED)?;
         let table = self.table.as_ref().ok_or_else(|| stuck("no table"))?;
         let vector = game.vector as usize;
         let from = game.first as usize * CELL_CHUNK;

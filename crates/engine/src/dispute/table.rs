@@ -124,6 +124,13 @@ impl Reader for Full<'_> {
     }
 }
 
+/// Decides what an element becomes: the number of its vector, its own, and what was computed.
+pub type Tamper<'a> =
+    dyn Fn(usize, usize, Result<Vec<u8>, RefereeError>) -> Result<Vec<u8>, RefereeError> + 'a;
+
+/// Every element is what was computed.
+pub const UNTOUCHED: &Tamper<'static> = &|_, _, value| value;
+
 /// What the other side has shown.
 pub(super) struct Theirs<'a> {
     /// Roots of its trace.
@@ -141,15 +148,11 @@ pub(super) type KnownRoots<'a> = dyn Fn(u64, u64) -> Option<B256> + 'a;
 
 impl Table {
     /// Computes all vectors. `tamper(vector, element, bytes)` may change an element before what follows is computed from it; honest
-    /// callers give `&|_, _, _| ()`.
+    /// callers give [`UNTOUCHED`].
     ///
     /// # Errors
     /// [`EngineError`] when the trace or the weights lack an input.
-    pub fn build(
-        inputs: Inputs<'_>,
-        program: Program,
-        tamper: &dyn Fn(usize, usize, &mut [u8]),
-    ) -> Result<Self, EngineError> {
+    pub fn build(inputs: Inputs<'_>, program: Program, tamper: &Tamper<'_>) -> Result<Self, EngineError> {
         let fault = |e: RefereeError| EngineError::Format(format!("a dispute cannot be computed: {e}"));
         let full = Full::new(inputs, Vec::new());
         for (i, op) in program.ops.iter().enumerate() {
@@ -159,14 +162,14 @@ impl Table {
                 _ => None,
             };
             for cell in 0..op.cells {
-                let mut value = match (&op.kind, &order) {
-                    (_, Some(order)) => order[cell].to_le_bytes().to_vec(),
+                let value = match (&op.kind, &order) {
+                    (_, Some(order)) => Ok(order[cell].to_le_bytes().to_vec()),
                     (OpKind::Mask, _) if inputs.options.is_some_and(|o| o.grammar) => {
-                        vec![inputs.mask.and_then(|m| m.get(cell).copied()).unwrap_or(0)]
+                        Ok(vec![inputs.mask.and_then(|m| m.get(cell).copied()).unwrap_or(0)])
                     }
-                    _ => eval(&program, i, cell, u32::MAX, &full).map_err(fault)?,
+                    _ => eval(&program, i, cell, u32::MAX, &full),
                 };
-                tamper(i, cell, &mut value);
+                let value = tamper(i, cell, value).map_err(fault)?;
                 full.vectors.borrow_mut()[i].extend_from_slice(&value);
             }
             *full.read.borrow_mut() = Read::default();
