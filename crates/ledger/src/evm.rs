@@ -1,6 +1,6 @@
 //! How revm is set up: rules, block environment, state access and the network's own precompiles.
 
-use crate::{ChainParams, LedgerError, state::State};
+use crate::{ChainParams, LedgerError, referee, state::State};
 use alloy_primitives::{Address, B256, Bytes, FixedBytes, U256, address};
 use alloy_sol_types::SolValue as _;
 use imbl::OrdMap;
@@ -32,6 +32,9 @@ pub(crate) const SPEC: SpecId = SpecId::OSAKA;
 pub const POSSESSION_PRECOMPILE: Address = address!("0000000000000000000000000000000000000a01");
 /// Precompile: input is an [`Equivocation`]; output is `abi.encode(keccak256(vote key), epoch, view)` when it is proved, else empty.
 pub const EQUIVOCATION_PRECOMPILE: Address = address!("0000000000000000000000000000000000000a02");
+
+/// Precompile: the referee of disputes (`IReferee`); a refused call reverts with `Refused(string)`.
+pub const REFEREE_PRECOMPILE: Address = address!("0000000000000000000000000000000000000a03");
 
 /// About two pairings each, at the price of EIP-2537.
 const POSSESSION_GAS: u64 = 150_000;
@@ -104,7 +107,7 @@ impl OgPrecompiles {
     fn new(chain_id: u64, genesis: B256) -> Self {
         let ethereum = EthPrecompiles::new(SPEC);
         let mut warm = ethereum.warm_addresses().clone();
-        warm.extend([POSSESSION_PRECOMPILE, EQUIVOCATION_PRECOMPILE]);
+        warm.extend([POSSESSION_PRECOMPILE, EQUIVOCATION_PRECOMPILE, REFEREE_PRECOMPILE]);
         Self { ethereum, warm, chain_id, genesis }
     }
 
@@ -140,17 +143,23 @@ impl<CTX: ContextTr<Cfg: Cfg<Spec = SpecId>>> PrecompileProvider<CTX> for OgPrec
         let gas = match inputs.bytecode_address {
             POSSESSION_PRECOMPILE => POSSESSION_GAS,
             EQUIVOCATION_PRECOMPILE => EQUIVOCATION_GAS,
+            REFEREE_PRECOMPILE => referee::gas(&inputs.input.as_bytes(context)),
             _ => return self.ethereum.run(context, inputs),
         };
         let output = if gas > inputs.gas_limit {
             PrecompileOutput::halt(PrecompileHalt::OutOfGas, inputs.reservoir)
         } else {
             let input = inputs.input.as_bytes(context);
-            let bytes = match inputs.bytecode_address {
-                POSSESSION_PRECOMPILE => self.possession(&input),
-                _ => self.equivocation(&input),
-            };
-            PrecompileOutput::new(gas, bytes, inputs.reservoir)
+            match inputs.bytecode_address {
+                POSSESSION_PRECOMPILE => {
+                    PrecompileOutput::new(gas, self.possession(&input), inputs.reservoir)
+                }
+                REFEREE_PRECOMPILE => match referee::call(self.chain_id, self.genesis, &input) {
+                    Ok(bytes) => PrecompileOutput::new(gas, bytes, inputs.reservoir),
+                    Err(reason) => PrecompileOutput::revert(gas, reason, inputs.reservoir),
+                },
+                _ => PrecompileOutput::new(gas, self.equivocation(&input), inputs.reservoir),
+            }
         };
         Ok(Some(precompile_output_to_interpreter_result(output, inputs.gas_limit)))
     }

@@ -23,6 +23,7 @@ mod executed;
 mod genesis;
 mod mempool;
 mod query;
+mod referee;
 mod simulate;
 mod staking;
 mod state;
@@ -35,7 +36,7 @@ mod tx;
 
 pub use block::{Block, MAX_BLOCK_BYTES, MISSED_MAX, Turn};
 pub use error::LedgerError;
-pub use evm::{EQUIVOCATION_PRECOMPILE, POSSESSION_PRECOMPILE};
+pub use evm::{EQUIVOCATION_PRECOMPILE, POSSESSION_PRECOMPILE, REFEREE_PRECOMPILE};
 pub use execute::{BlockInput, ChainParams, Known, Ledger, TransactionOutcome};
 pub use executed::Executed;
 pub use genesis::{Deployment, Genesis, GenesisAccount, SYSTEM_DEPLOYER};
