@@ -17,22 +17,23 @@ pub fn power(mut x: f64, mut n: u32) -> f64 {
     out
 }
 
-/// The chances of 0, 1, ... `n` successes in `n` trials of chance `p`, for `n` up to a few thousand and n·p up to 600
-/// (beyond, the first term would vanish).
+/// The chances of 0, 1, ... `n` successes in `n` trials of chance `p`. Computed from the most likely number outwards and
+/// scaled to a sum of one, so that nothing vanishes however large `n` is.
 #[must_use]
 pub fn binomial(n: u32, p: f64) -> Vec<f64> {
     let p = p.clamp(0.0, 1.0);
-    if p > 0.5 {
-        let mut mirrored = binomial(n, 1.0 - p);
-        mirrored.reverse();
-        return mirrored;
+    let odds = p / (1.0 - p);
+    let mode = ((f64::from(n) + 1.0) * p).min(f64::from(n)) as u32;
+    let mut out = vec![0.0; n as usize + 1];
+    out[mode as usize] = 1.0;
+    for k in mode..n {
+        out[k as usize + 1] = out[k as usize] * f64::from(n - k) / f64::from(k + 1) * odds;
     }
-    let mut term = power(1.0 - p, n);
-    let mut out = Vec::with_capacity(n as usize + 1);
-    for k in 0..=n {
-        out.push(term);
-        term *= f64::from(n - k) / f64::from(k + 1) * (p / (1.0 - p));
+    for k in (1..=mode).rev() {
+        out[k as usize - 1] = out[k as usize] * f64::from(k) / f64::from(n - k + 1) / odds;
     }
+    let sum: f64 = out.iter().sum();
+    out.iter_mut().for_each(|x| *x /= sum);
     out
 }
 
@@ -198,7 +199,7 @@ mod tests {
 
     #[test]
     fn distributions_sum_to_one_and_have_their_means() {
-        for (n, p) in [(1, 0.3), (10, 0.5), (200, 0.05), (400, 0.9), (5, 0.0), (5, 1.0)] {
+        for (n, p) in [(1, 0.3), (10, 0.5), (200, 0.05), (400, 0.9), (200_000, 0.02), (5, 0.0), (5, 1.0)] {
             let terms = binomial(n, p);
             near(terms.iter().sum(), 1.0);
             near(terms.iter().enumerate().map(|(k, t)| k as f64 * t).sum(), f64::from(n) * p);

@@ -122,25 +122,25 @@ impl Default for Protocol {
         Self {
             rate_max: 0.1,
             rate_min: 0.02,
-            min_stake: 5000.0,
+            min_stake: 2600.0,
             fraud_slash: 0.5,
             timeout_slash: 0.5,
             text_slash: 0.5,
             bounty: 0.1,
-            bond: 5.0,
+            bond: 1.0,
             fee: 0.18,
-            audit_share: 0.015,
+            audit_share: 0.013,
             auditor_stake: 500.0,
             lazy_slash: 50.0,
             miss_penalty: 0.18,
-            canary_rate: 0.004,
+            canary_rate: 0.0036,
             canary_bond: 40.0,
             canary_refund: true,
             window_hours: 24,
             unbonding_hours: 336,
-            jury_rate: 41.0,
-            jury_min: 21,
-            jury_bond: 10.0,
+            jury_rate: 31.0,
+            jury_min: 15,
+            jury_bond: 2.0,
         }
     }
 }
@@ -213,12 +213,31 @@ impl Population {
         self.auditors_honest + self.auditors_lazy + self.auditors_copying + self.auditors_colluding
     }
 
+    fn counts(&self) -> [(&'static str, u32); 16] {
+        [
+            ("population.honest", self.honest),
+            ("population.always", self.always),
+            ("population.sometimes", self.sometimes),
+            ("population.after_history", self.after_history),
+            ("population.last_day", self.last_day),
+            ("population.big_answer", self.big_answer),
+            ("population.collude", self.collude),
+            ("population.sybil", self.sybil),
+            ("population.silent", self.silent),
+            ("population.text", self.text),
+            ("population.shield", self.shield),
+            ("population.auditors_honest", self.auditors_honest),
+            ("population.auditors_lazy", self.auditors_lazy),
+            ("population.auditors_copying", self.auditors_copying),
+            ("population.auditors_colluding", self.auditors_colluding),
+            ("population.spammers", self.spammers),
+        ]
+    }
+
     /// Agents of all kinds.
     #[must_use]
     pub fn agents(&self) -> u32 {
-        let cheaters = self.always + self.sometimes + self.after_history + self.last_day + self.big_answer;
-        let others = self.collude + self.sybil + self.silent + self.text + self.shield;
-        self.honest + cheaters + others + self.auditors() + self.spammers
+        self.counts().iter().map(|(_, count)| count).sum()
     }
 }
 
@@ -388,8 +407,18 @@ impl Config {
         check("protocol.unbonding_hours", f(p.unbonding_hours), 0.0, 10_000.0)?;
         check("protocol.jury_rate", p.jury_rate, 1.0, 500.0)?;
         check("protocol.jury_min", f(p.jury_min), 1.0, 500.0)?;
+        for (name, count) in n.counts() {
+            check(name, f(count), 0.0, 1e6)?;
+        }
         check("population.auditors", f(n.auditors()), 1.0, 2000.0)?;
-        check("population.honest", f(n.honest), 0.0, 1e6)?;
+        for (name, len) in [
+            ("grid.rates (how many)", self.grid.rates.len()),
+            ("grid.stakes (how many)", self.grid.stakes.len()),
+            ("grid.windows (how many)", self.grid.windows.len()),
+            ("bounds.rates (how many)", self.bounds.rates.len()),
+        ] {
+            check(name, len as f64, 0.0, 100.0)?;
+        }
         for &rate in self.grid.rates.iter().chain(&self.bounds.rates) {
             check("a rate", rate, 0.0, 4.0)?;
         }
@@ -406,7 +435,12 @@ impl Config {
         if answers > MAX_ANSWERS {
             return Err(ConfigError::TooLarge { answers, max: MAX_ANSWERS });
         }
-        Ok(())
+        check("answers of the last hours", f(m.last_hours) * f(m.requests_per_hour), 1.0, 1e6)?;
+        // Whatever moves in a cell must fit 63 bits of millionths.
+        let stake = self.grid.stakes.iter().copied().fold(p.min_stake.max(self.bounds.max_stake), f64::max);
+        let amounts = stake + p.bond + p.jury_bond + p.canary_bond + p.fee + m.dispute_cost + p.auditor_stake;
+        let answer = f(m.big_answer) * (1.0 + m.cost + m.saving.max(m.text_saving) * self.bounds.safety);
+        check("money moved in a cell", (amounts + answer) * (nodes * hours) as f64, 0.0, 9e12)
     }
 }
 

@@ -19,7 +19,7 @@ pub use audit::chance_of_dispute;
 pub use config::{Bounds, Config, ConfigError, Grid, Market, Population, Protocol};
 pub use money::{Ledger, Money, PRICE, money, prices};
 pub use recommend::{Recommendation, recommend};
-pub use report::{AuditorRow, BreakEven, Cell, Comparison, JuryRow, Report, Row, run};
+pub use report::{AuditorRow, BreakEven, Cell, Comparison, JuryRow, Report, Row, compare, run, simulate};
 pub use rng::{Binomial, Rng, threshold};
 pub use strategy::{AuditorKind, Strategy};
 pub use world::{World, rates};

@@ -163,7 +163,7 @@ fn auditors(report: &Report, f: &mut Formatter<'_>) -> fmt::Result {
         report.config.protocol.canary_rate, report.canary_break_even, -report.canary_planter
     )?;
     writeln!(f, "a challenge without ground costs its opener {:.3}", -report.spam)?;
-    writeln!(f, "audit pool: {:.0} left, {} verdicts unpaid\n", report.pool.0, report.pool.1)
+    writeln!(f, "audit pool: {:.0} left, {} verdicts unpaid\n", report.pool, report.unpaid_verdicts)
 }
 
 fn recommendation(report: &Report, f: &mut Formatter<'_>) -> fmt::Result {

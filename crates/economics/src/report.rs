@@ -157,8 +157,10 @@ pub struct Report {
     pub canary_planter: f64,
     /// Result of one challenge without ground for who opens it.
     pub spam: f64,
-    /// What is left in the audit pool, and verdicts that it could not pay.
-    pub pool: (f64, u64),
+    /// What is left in the audit pool.
+    pub pool: f64,
+    /// Verdicts that the pool could not pay.
+    pub unpaid_verdicts: u64,
     /// Smallest canary rate at which a lazy auditor loses, by the closed form.
     pub canary_break_even: f64,
     /// Simulation beside closed forms.
@@ -209,7 +211,8 @@ pub fn run(config: &Config) -> Result<Report, ConfigError> {
         auditors: auditors.collect(),
         canary_planter: planters / (counts.canaries.max(1) as f64),
         spam: spammers / (counts.spam.max(1) as f64),
-        pool: (world.pool(), counts.unpaid),
+        pool: world.pool(),
+        unpaid_verdicts: counts.unpaid,
         canary_break_even: analysis::canary_break_even(replay, config.protocol.lazy_slash),
         comparisons: compare(config),
         juries: juries(config.population.auditors()),
@@ -218,13 +221,8 @@ pub fn run(config: &Config) -> Result<Report, ConfigError> {
     })
 }
 
-/// Runs one world to its end.
-pub(crate) fn simulate(
-    market: &Market,
-    protocol: &Protocol,
-    population: &Population,
-    seed: u64,
-) -> (Cell, World) {
+/// Runs one world to its end. The arguments must have passed [`Config::validate`].
+pub fn simulate(market: &Market, protocol: &Protocol, population: &Population, seed: u64) -> (Cell, World) {
     let mut world = World::new(market, protocol, population, seed);
     world.run();
     let rows = Strategy::ALL.into_iter().filter(|s| s.count(population) > 0).map(|strategy| {
@@ -306,7 +304,8 @@ fn juries(units: u32) -> Vec<JuryRow> {
 }
 
 /// The simulation beside the closed forms, each in a world in which the formula applies: no interest, nobody else.
-pub(crate) fn compare(config: &Config) -> Vec<Comparison> {
+#[must_use]
+pub fn compare(config: &Config) -> Vec<Comparison> {
     let market = Market { interest: 0.0, ..config.market.clone() };
     let protocol = &config.protocol;
     let nobody = Population {
@@ -385,6 +384,7 @@ pub(crate) fn compare(config: &Config) -> Vec<Comparison> {
     out
 }
 
+/// Nobody at all.
 fn empty() -> Population {
     Population {
         honest: 0,
