@@ -438,9 +438,11 @@ impl Config {
         check("answers of the last hours", f(m.last_hours) * f(m.requests_per_hour), 1.0, 1e6)?;
         // Whatever moves in a cell must fit 63 bits of millionths.
         let stake = self.grid.stakes.iter().copied().fold(p.min_stake.max(self.bounds.max_stake), f64::max);
-        let amounts = stake + p.bond + p.jury_bond + p.canary_bond + p.fee + m.dispute_cost + p.auditor_stake;
-        let answer = f(m.big_answer) * (1.0 + m.cost + m.saving.max(m.text_saving) * self.bounds.safety);
-        check("money moved in a cell", (amounts + answer) * (nodes * hours) as f64, 0.0, 9e12)
+        let names = (nodes * (u64::from(m.days) * 8 + 2)) as f64;
+        let bonds = p.bond + p.jury_bond + p.canary_bond + p.lazy_slash + p.fee + m.dispute_cost;
+        let size = f(m.big_answer) * (1.0 + m.cost + m.saving.max(m.text_saving) * self.bounds.safety);
+        let moved = stake * names + (bonds + size) * (nodes * hours) as f64;
+        check("money moved in a cell", moved, 0.0, 9e12)
     }
 }
 

@@ -116,7 +116,7 @@ fn least_stake(config: &Config, market: &Market, rate_min: f64) -> Option<Protoc
         .into_iter()
         .map(|size| (f64::from(size), size / 2))
         .find(|&(rate, min)| analysis::jury(rate, min, units, 1.0 / 3.0).convicts <= bounds.max_capture)?;
-    let base = Protocol {
+    let mut base = Protocol {
         rate_max,
         rate_min,
         fraud_slash: bounds.slash,
@@ -129,7 +129,7 @@ fn least_stake(config: &Config, market: &Market, rate_min: f64) -> Option<Protoc
         lazy_slash,
         miss_penalty: fee,
         canary_rate: round_up(bounds.safety * analysis::canary_break_even(replay, lazy_slash)),
-        canary_bond: bounds.safety * f64::from(market.big_answer),
+        canary_bond: 0.0,
         canary_refund: true,
         window_hours: (2 * market.audit_hours).max(market.client_hours),
         jury_rate,
@@ -147,6 +147,11 @@ fn least_stake(config: &Config, market: &Market, rate_min: f64) -> Option<Protoc
     let convicts =
         analysis::jury(jury_rate, jury_min, units, f64::from(guilty) / f64::from(units.max(1))).convicts;
     let text = analysis::slash_when_clawed_back(pd(Strategy::Text) * convicts, kept, market.text_saving);
+    // A canary declared to hide a wrong answer saves its cost and earns what lazy auditors lose; it loses the payment, and
+    // the bond when an honest auditor is drawn. In any case the bond exceeds the largest price.
+    let lazy = f64::from(population.auditors_lazy + population.auditors_copying) / f64::from(units.max(1));
+    let hidden = size * (market.saving - kept) + rate_min * lazy * lazy_slash;
+    base.canary_bond = round_up((hidden / one).max(bounds.safety * size));
     let mut stake = big.max(cartel).max(text) / bounds.slash;
     let last = market.last_hours * market.requests_per_hour;
     let in_flight = market.audit_hours * market.requests_per_hour;

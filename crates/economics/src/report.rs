@@ -101,10 +101,15 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Difference in standard errors.
+    /// Difference in standard errors; without an error (a chance of one), zero when both are the same.
     #[must_use]
     pub fn z(&self) -> f64 {
-        if self.error > 0.0 { (self.simulated - self.formula) / self.error } else { f64::INFINITY }
+        let difference = self.simulated - self.formula;
+        match self.error > 0.0 {
+            true => difference / self.error,
+            false if difference.abs() < 1e-9 => 0.0,
+            false => f64::INFINITY,
+        }
     }
 }
 
