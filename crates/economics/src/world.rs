@@ -249,6 +249,15 @@ impl World {
             .collect()
     }
 
+    /// Profit of all auditors of this kind, in prices, and how many verdicts they gave.
+    #[must_use]
+    pub fn auditor_total(&self, kind: AuditorKind) -> (f64, u64) {
+        let stake = money(self.env.protocol.auditor_stake);
+        self.env.auditors.iter().filter(|a| a.kind == kind).fold((0.0, 0), |(profit, verdicts), a| {
+            (profit + prices(self.env.ledger.balance(a.account) + stake), verdicts + a.verdicts)
+        })
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         self.env.counts
     }
