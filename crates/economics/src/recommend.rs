@@ -153,8 +153,9 @@ fn least_stake(config: &Config, market: &Market, rate_min: f64) -> Option<Protoc
     let hidden = size * (market.saving - kept) + rate_min * lazy * lazy_slash;
     base.canary_bond = round_up((hidden / one).max(bounds.safety * size));
     let mut stake = big.max(cartel).max(text) / bounds.slash;
-    let last = market.last_hours * market.requests_per_hour;
+    // The first verdict ends both kinds of attack.
     let in_flight = market.audit_hours * market.requests_per_hour;
+    let last = in_flight.min(market.last_hours * market.requests_per_hour);
     loop {
         stake = round_up(stake);
         if stake.is_nan() || stake > bounds.max_stake {
