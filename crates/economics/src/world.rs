@@ -161,12 +161,14 @@ impl World {
         self.hour >= self.end + self.drain
     }
 
-    /// The sum of all accounts (zero, always) and whether stakes, escrow, pool and bonds are all covered.
+    /// The sum of all accounts (zero, always), and whether stakes and pool are covered, escrow is the sum of its buckets,
+    /// and every bond of the hour has been settled.
     #[must_use]
     pub fn audit_of_money(&self) -> (Money, bool) {
         let escrows =
             self.nodes.iter().all(|n| n.buckets.iter().sum::<Money>() == self.env.ledger.balance(n.escrow));
-        (self.env.ledger.sum(), escrows && self.env.ledger.is_solvent())
+        let settled = self.env.ledger.balance(self.env.bonds) == 0;
+        (self.env.ledger.sum(), escrows && settled && self.env.ledger.is_solvent())
     }
 
     /// What was burnt until now, in prices.
