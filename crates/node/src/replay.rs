@@ -76,7 +76,6 @@ struct Answer {
     texts: Vec<String>,
     logprobs: Vec<TokenLogprob>,
     finish: Finish,
-    options: B256::ZERO,
     trace_root: B256,
 }
 
@@ -291,7 +290,9 @@ mod tests {
             prompt_tokens: 0,
             completion_tokens: 0,
             max_tokens: 20 * parsed.job.n,
+            choices: parsed.job.n,
             sampling,
+            options: zero,
             trace_root: trace_root_of(&roots),
             price_input: 0,
             price_output: 0,

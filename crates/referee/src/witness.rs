@@ -117,6 +117,7 @@ pub fn leaf_digest(data: &[u8], layer: usize, kind: RowKind) -> Option<&[u8]> {
 pub(crate) struct Opened<'a> {
     witness: &'a Witness,
     leaves: BTreeMap<u64, &'a [u8]>,
+    /// `None` when the claim commits to some that are not opened.
     options: Option<Options>,
     divisors_of: Vec<B256>,
 }
@@ -168,6 +169,10 @@ impl<'a> Opened<'a> {
             }
         }
         let options = match witness.options.is_empty() {
+            // Nothing needs to be opened when there are none.
+            true if bound.options.is_zero() => {
+                Some(Options { salt: B256::ZERO, biases: Vec::new(), grammar: false })
+            }
             true => None,
             false => {
                 let options = Options::decode(&witness.options)?;
@@ -229,7 +234,6 @@ impl Reader for Opened<'_> {
     }
 
     fn biases(&self) -> Result<Vec<Bias>, RefereeError> {
-        // A claim without options has no biases; nothing needs to be opened for that.
         Ok(self.options()?.biases.clone())
     }
 

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, oneshot, watch};
-use types::{B256, Claim, LogProof, Receipt, ReceiptId, Rung, Sampling};
+use types::{Address, B256, Claim, LogProof, Options, Receipt, ReceiptId, Rung, Sampling};
 
 /// Number and hash of a recent final block.
 pub(crate) type Anchor = (u64, B256);
@@ -159,12 +159,15 @@ impl InferenceService {
                 prompt: told.prompt,
                 prompt_tokens: told.prompt_tokens,
                 max_tokens: told.max_tokens,
+                choices: told.choices,
+                options: told.options,
                 sampling: told.sampling,
                 anchor: entry.anchor,
                 time_ms: entry.time_ms,
                 model: model_id.0,
                 arithmetic_version: manifest.arithmetic_version,
                 rung: ticket.rung,
+                payer: Address::ZERO,
             }),
         }
     }
@@ -184,6 +187,8 @@ struct Told {
     prompt: Vec<u32>,
     prompt_tokens: u32,
     max_tokens: u32,
+    choices: u32,
+    options: Option<Options>,
     sampling: Sampling,
 }
 
@@ -264,7 +269,9 @@ impl Inference for InferenceService {
             self.engine.submit(queued).map_err(fault)?;
         }
         let prompt_tokens = prompt.len() as u32;
-        let told = Told { prompt, prompt_tokens, max_tokens: max_tokens.saturating_mul(job.n), sampling };
+        let options = Options::new(&entry.nonce, &job.logit_bias, first.constraint.is_some());
+        let max_tokens = max_tokens.saturating_mul(job.n);
+        let told = Told { prompt, prompt_tokens, max_tokens, choices: job.n, options, sampling };
         Ok(self.started(entry, ticket, Work::Generated(completions), events, told))
     }
 
@@ -292,7 +299,9 @@ impl Inference for InferenceService {
         }
         let prompt_tokens = texts.iter().map(Vec::len).sum::<usize>() as u32;
         let leaves = vectors.iter().map(|v| embedding_leaf(v)).collect();
-        let told = Told { prompt: join(&texts), prompt_tokens, max_tokens: 0, sampling: Sampling::GREEDY };
+        let prompt = join(&texts);
+        let sampling = Sampling::GREEDY;
+        let told = Told { prompt, prompt_tokens, max_tokens: 0, choices: 0, options: None, sampling };
         let (_, events) = mpsc::channel(1);
         let started = self.started(entry, ticket, Work::Embedded(leaves), events, told);
         Ok((Embedded { vectors, prompt_tokens }, started))

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use engine::Completion;
 use tokio::sync::oneshot;
 use types::{
-    ARITHMETIC_EXACT, B256, Claim, Receipt, Rung, Sampling, Seal, commit_bytes, commit_tokens, merkle,
+    ARITHMETIC_EXACT, Address, B256, Claim, Options, Receipt, Rung, Sampling, Seal, Tokens, commit_bytes, commit_tokens, merkle,
 };
 use verify::Producer as _;
 
@@ -30,12 +30,16 @@ pub(super) struct AnswerSealer {
     pub(super) prompt: Vec<u32>,
     pub(super) prompt_tokens: u32,
     pub(super) max_tokens: u32,
+    /// Number of answers; 0 for embeddings.
+    pub(super) choices: u32,
+    pub(super) options: Option<Options>,
     pub(super) sampling: Sampling,
     pub(super) anchor: Anchor,
     pub(super) time_ms: u64,
     pub(super) model: B256,
     pub(super) arithmetic_version: u16,
     pub(super) rung: Rung,
+    pub(super) payer: Address,
 }
 
 /// Output tokens (with separators), their number and the trace root of some answers.
@@ -95,16 +99,19 @@ impl AnswerSealer {
             model: self.model,
             request_hash,
             response_hash,
-            prompt_hash: commit_tokens(&self.nonce, &self.prompt),
-            output_hash: commit_tokens(&self.nonce, &outcome.output),
+            prompt_hash: commit_tokens(&self.nonce, Tokens::Prompt, &self.prompt),
+            output_hash: commit_tokens(&self.nonce, Tokens::Output, &outcome.output),
             prompt_tokens: self.prompt_tokens,
             completion_tokens: outcome.count,
             max_tokens: self.max_tokens,
+            choices: self.choices,
+            options: Options::commitment(self.options.as_ref()),
             sampling: self.sampling,
             trace_root: outcome.trace_root,
             price_input: identity.price_input,
             price_output: identity.price_output,
             price: 0,
+            payer: self.payer,
             anchor_number: self.anchor.0,
             anchor_hash: self.anchor.1,
             time_ms: self.time_ms,
