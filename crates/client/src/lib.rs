@@ -36,7 +36,7 @@ mod tx;
 pub use {
     directory::{Directory, Offer},
     error::ClientError,
-    rpc::{Finalized, NetworkInfo, RpcClient},
+    rpc::{Finalized, NetworkInfo, EventLog, RpcClient},
     tx::Account,
 };
 

@@ -141,9 +141,10 @@ pub(crate) mod tests {
             receipt_log: a,
             wrapped_native: a,
             staking: a,
+            ..SystemContracts::none()
         };
         NetworkConfig {
-            version: 2,
+            version: 3,
             chain_id: 7,
             block_time_ms: 250,
             epoch_blocks: 100,

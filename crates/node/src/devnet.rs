@@ -1,6 +1,7 @@
 //! A whole network in one process, with real parts: consensus over encrypted TCP, one ledger a validator, staked nodes, proxy.
 
 use crate::{
+    trust_rules::TrustRules,
     cli::DevnetArgs,
     files,
     genesis::{self, COIN, NewNetwork, dev_keys},
@@ -216,6 +217,7 @@ fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Resul
         validators,
         funded,
         staking: genesis::staking_rules(),
+        trust: TrustRules::devnet(),
     };
     let (genesis, network) = new.build()?;
     // The peers' ports change from run to run, so they are not in this file.

@@ -2,12 +2,14 @@
 //!
 //! This crate composes the others; it decides nothing that a test of another crate should decide.
 
+mod auditor;
 mod bench;
 mod chain_port;
 mod chain_proof;
 mod cli;
 mod commands;
 mod config;
+mod court;
 mod devnet;
 mod files;
 mod genesis;
@@ -19,6 +21,7 @@ mod proxy;
 mod receipt_log;
 mod replay;
 mod sync;
+mod trust_rules;
 mod validator;
 mod validator_commands;
 

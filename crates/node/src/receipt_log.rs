@@ -52,6 +52,7 @@ impl ReceiptLog {
         let write = db.begin_write()?;
         write.open_table(RECEIPTS)?;
         write.open_table(INDEX)?;
+        write.open_table(ANSWERS)?;
         write.commit()?;
         let mut tree = merkle::Log::default();
         let read = db.begin_read()?;
@@ -64,11 +65,12 @@ impl ReceiptLog {
     }
 
     /// Appends a receipt; it is on disk when this returns. Its index.
-    pub(crate) fn append(&self, receipt: &Receipt) -> anyhow::Result<u64> {
+    pub(crate) fn append(&self, receipt: &Receipt, answer: &Kept) -> anyhow::Result<u64> {
         let entry = Arc::new(Entry {
             id: receipt.claim.receipt_id(),
             leaf: merkle::leaf_hash(&receipt.log_leaf()?),
             bytes: receipt.encode(),
+            answer: serde_json::to_vec(answer)?,
             result: Mutex::new(None),
         });
         let mut queue = lock(&self.queue);
@@ -120,6 +122,7 @@ impl ReceiptLog {
         {
             let mut ids = write.open_table(INDEX)?;
             let mut receipts = write.open_table(RECEIPTS)?;
+            let mut answers = write.open_table(ANSWERS)?;
             for entry in group {
                 // Signing two receipts under one id would be equivocation.
                 if ids.get(entry.id.0.0)?.is_some() {
@@ -128,6 +131,7 @@ impl ReceiptLog {
                 }
                 ids.insert(entry.id.0.0, next)?;
                 receipts.insert(next, entry.bytes.as_slice())?;
+                answers.insert(next, entry.answer.as_slice())?;
                 out.push(Ok(next));
                 next += 1;
             }
@@ -143,6 +147,41 @@ impl ReceiptLog {
         let table = read.open_table(RECEIPTS)?;
         let bytes = table.get(index)?.with_context(|| format!("the receipt log misses entry {index}"))?;
         Ok(Some((Receipt::decode(bytes.value())?, index)))
+    }
+
+    /// The receipt at `index`, and the answer behind it as long as it is kept.
+    pub(crate) fn entry(&self, index: u64) -> anyhow::Result<Option<(Receipt, Option<Kept>)>> {
+        let read = self.db.begin_read()?;
+        let Some(receipt) = read.open_table(RECEIPTS)?.get(index)?.map(|b| Receipt::decode(b.value())) else {
+            return Ok(None);
+        };
+        let answer = read.open_table(ANSWERS)?.get(index)?.map(|b| serde_json::from_slice(b.value()));
+        Ok(Some((receipt?, answer.transpose()?)))
+    }
+
+    /// Deletes the answers that were given before `time_ms`; the receipts, and so the log, stay. How many.
+    pub(crate) fn forget(&self, time_ms: u64) -> anyhow::Result<usize> {
+        let read = self.db.begin_read()?;
+        let mut old = Vec::new();
+        for entry in read.open_table(ANSWERS)?.iter()? {
+            let (index, answer) = entry?;
+            if serde_json::from_slice::<Kept>(answer.value())?.time_ms >= time_ms || old.len() == FORGET_MAX {
+                break;
+            }
+            old.push(index.value());
+        }
+        if old.is_empty() {
+            return Ok(0);
+        }
+        let write = self.db.begin_write()?;
+        {
+            let mut answers = write.open_table(ANSWERS)?;
+            for index in &old {
+                answers.remove(index)?;
+            }
+        }
+        write.commit()?;
+        Ok(old.len())
     }
 
     /// Number of receipts.

@@ -302,7 +302,7 @@ mod tests {
             anchor_hash: zero,
             time_ms: 0,
             arithmetic_class: ARITHMETIC_EXACT,
-            arithmetic_version: 2,
+            arithmetic_version: 3,
             rung_requested: 1,
             rung_achieved: 1,
         };
@@ -313,6 +313,7 @@ mod tests {
             receipt_log: Address::ZERO,
             wrapped_native: Address::ZERO,
             staking: Address::ZERO,
+            ..SystemContracts::none()
         };
         let validator = ValidatorKey { peer: zero, vote: FixedBytes::ZERO, possession: FixedBytes::ZERO };
         let mut file = ProofFile {
@@ -342,7 +343,7 @@ mod tests {
                 storage_proof: vec![],
             },
             network: NetworkConfig {
-                version: 2,
+                version: 3,
                 chain_id: 7,
                 block_time_ms: 1,
                 epoch_blocks: 10,

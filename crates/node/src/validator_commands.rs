@@ -1,6 +1,7 @@
 //! `og validator …`.
 
 use crate::{
+    trust_rules::TrustRules,
     cli::{GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand},
     commands::{stop_signal, watch},
     genesis::{COIN, NewNetwork, staking_rules},
@@ -88,6 +89,7 @@ fn genesis(args: &GenesisArgs) -> anyhow::Result<()> {
         validators: members.iter().map(|m| (m.operator, m.key.clone())).collect(),
         funded,
         staking,
+        trust: TrustRules::network(),
     }
     .build()?;
     let hash = genesis.execute(&network)?.hash();

@@ -45,7 +45,7 @@ pub(crate) fn genesis(first: &[ValidatorSecret], epoch_blocks: u64) -> (Genesis,
     let staking = Genesis::deployment_address(0);
     let zero = Address::ZERO;
     let network = NetworkConfig {
-        version: 2,
+        version: 3,
         chain_id: CHAIN_ID,
         block_time_ms: BLOCK_TIME_MS,
         epoch_blocks,

@@ -99,7 +99,7 @@ fn proof() -> ProofFile {
             storage_proof: vec![Bytes::from_static(&[4])],
         },
         network: NetworkConfig {
-            version: 2,
+            version: 3,
             chain_id: 10_744,
             block_time_ms: 250,
             epoch_blocks: 240,
@@ -109,6 +109,7 @@ fn proof() -> ProofFile {
                 receipt_log: Address::repeat_byte(3),
                 wrapped_native: Address::repeat_byte(4),
                 staking: Address::repeat_byte(5),
+                ..SystemContracts::none()
             },
             validators: vec![key(1), key(2)],
         },

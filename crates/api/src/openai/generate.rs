@@ -24,7 +24,7 @@ use std::{
     time::Instant,
 };
 use tokio::sync::mpsc;
-use types::{B256, Rung, Seal, limits::RESPONSE_BYTES_MAX};
+use types::{B256, Disclose, Rung, Seal, limits::RESPONSE_BYTES_MAX};
 
 type Received = Result<Bytes, BytesRejection>;
 
@@ -107,10 +107,20 @@ pub(super) fn ticket(headers: &HeaderMap, raw_request: Bytes) -> Result<Ticket, 
     for name in ["authorization", "x-forwarded-for"] {
         headers.get(name).map(HeaderValue::as_bytes).hash(&mut hasher);
     }
+    let rung = header::<Rung>(headers, "og-assurance")?.unwrap_or(Rung::Signed);
+    // Nobody can audit what nobody may see.
+    let usual = if rung == Rung::Audited { Disclose::Auditors } else { Disclose::None };
+    let disclose = header(headers, "og-disclose")?.unwrap_or(usual);
+    if rung == Rung::Audited && disclose == Disclose::None {
+        let message = "`og-assurance: audited` needs `og-disclose: auditors` or `public`";
+        return Err(Fault::invalid("og-disclose", message));
+    }
     Ok(Ticket {
         raw_request,
         nonce: nonce(headers)?,
-        rung: header::<Rung>(headers, "og-assurance")?.unwrap_or(Rung::Signed),
+        rung,
+        disclose,
+        payment: header(headers, "og-payment")?,
         client: hasher.finish(),
     })
 }
@@ -131,7 +141,7 @@ fn nonce(headers: &HeaderMap) -> Result<Option<B256>, Fault> {
 }
 
 /// A header that parses, or an error that names it.
-fn header<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<Option<T>, Fault> {
+pub(super) fn header<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<Option<T>, Fault> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     let parsed = value.to_str().ok().and_then(|s| s.parse().ok());
     parsed.map(Some).ok_or_else(|| Fault::invalid(name, format!("the header `{name}` cannot be read")))

@@ -121,7 +121,7 @@ fn config() -> NetworkConfig {
     let message = [&[namespace.len() as u8], namespace.as_slice(), &vote].concat();
     let possession = key.sign(&message, b"BLS_POP_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_", &[]).compress();
     NetworkConfig {
-        version: 2,
+        version: 3,
         chain_id: CHAIN_ID,
         block_time_ms: 250,
         epoch_blocks: 100,
@@ -131,6 +131,7 @@ fn config() -> NetworkConfig {
             receipt_log: Address::repeat_byte(3),
             wrapped_native: Address::repeat_byte(4),
             staking: Address::repeat_byte(5),
+            ..SystemContracts::none()
         },
         validators: vec![ValidatorKey {
             peer: B256::repeat_byte(9),

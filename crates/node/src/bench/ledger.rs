@@ -1,6 +1,7 @@
 //! `og bench ledger`: whole validators over real TCP and real disks, in one process.
 
 use crate::{
+    trust_rules::TrustRules,
     cli::BenchLedgerArgs,
     genesis::{COIN, NewNetwork, staking_rules},
     network_file::{NetworkFile, Peer},
@@ -154,6 +155,7 @@ fn start(args: &BenchLedgerArgs, dir: &Path, senders: &[Account]) -> anyhow::Res
             .collect(),
         funded: funded.map(|a| (a, rich)).collect(),
         staking: staking_rules(),
+        trust: TrustRules::devnet(),
     }
     .build()?;
     let file = NetworkFile { network, genesis, peers: vec![] };
@@ -287,7 +289,7 @@ fn receipt(i: u64) -> Receipt {
         anchor_hash: hash,
         time_ms: i,
         arithmetic_class: ARITHMETIC_EXACT,
-        arithmetic_version: 2,
+        arithmetic_version: 3,
         rung_requested: Rung::Signed as u8,
         rung_achieved: Rung::Signed as u8,
     };

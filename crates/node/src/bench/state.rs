@@ -76,7 +76,7 @@ fn fill(dir: &Path, accounts: u64, senders: &[Account]) -> anyhow::Result<(Ledge
     std::fs::create_dir_all(dir)?;
     let genesis = Block { header: Header::default(), transactions: vec![], withdrawals: vec![] };
     let params =
-        ChainParams { chain_id: CHAIN_ID, gas_limit: 60_000_000, epoch_blocks: 1 << 40, staking: None };
+        ChainParams { chain_id: CHAIN_ID, gas_limit: 60_000_000, epoch_blocks: 1 << 40, staking: None, beacon: None };
     let ledger = Ledger::new(params, genesis.hash());
     let mut import = Import::new(Store::open(dir, Retention::Full)?, 1);
     import.add(Part::of_accounts(senders.iter().map(|s| (s.address(), U256::MAX >> 8))))?;
