@@ -28,6 +28,7 @@ mod receipt;
 mod sampling;
 mod seal;
 pub mod signing;
+pub mod tlog;
 mod validators;
 
 pub mod limits;
