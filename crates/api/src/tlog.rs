@@ -7,9 +7,9 @@ use crate::ports::{TransparencyLog, Witness};
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, OriginalUri, State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
     http::{
-        StatusCode,
+        StatusCode, Uri,
         header::{CACHE_CONTROL, CONTENT_TYPE},
     },
     response::{IntoResponse, Response},
@@ -96,10 +96,7 @@ async fn checkpoint(State(log): State<Port<dyn TransparencyLog>>) -> Result<Resp
     Ok(([(CONTENT_TYPE, TEXT), (CACHE_CONTROL, "no-cache")], note).into_response())
 }
 
-async fn tile(
-    State(log): State<Port<dyn TransparencyLog>>,
-    OriginalUri(uri): OriginalUri,
-) -> Result<Response, Fault> {
+async fn tile(State(log): State<Port<dyn TransparencyLog>>, uri: Uri) -> Result<Response, Fault> {
     // The raw path, so that percent signs do not make a second name of one tile.
     let name = uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let path: TilePath = name.parse().map_err(|e| Fault(StatusCode::NOT_FOUND, format!("{e}")))?;
