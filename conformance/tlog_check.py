@@ -4,9 +4,9 @@ RFC 6962, 9162, 8032) and with nothing but Python's own library.
     tlog_check.py URL VERIFIER_KEY [--since FILE] [--entry INDEX:HEX] [--witness VERIFIER_KEY ... --threshold N]
 
 URL is the log's prefix, as `http://127.0.0.1:8080/log`. Reads the checkpoint and the whole log: every entry must be under its
-leaf hash, every hash of a tile must be the root of the tile below it, and the root must be the signed one. `--since` keeps the last
-checkpoint in a file and demands that the log has only grown since. The last line of output is JSON; the exit status is 1 and the
-reason is on standard error when anything is wrong.
+leaf hash, every hash of a tile must be the root of the tile below it, and the root must be the signed one. `--since` keeps the
+last checkpoint in a file and demands that the log has only grown since. The last line of output is JSON; the exit status is 1 and
+the reason is on standard error when anything is wrong.
 """
 
 import argparse

@@ -178,6 +178,35 @@ fn accounts_sign_only_their_own_log() {
     assert!(account.verifier().verify(&checkpoint(5, 7).to_string(), &line.signature[..64]).is_err());
 }
 
+/// Digest and signature of another implementation (eth_account 0.13, `encode_typed_data`).
+#[test]
+fn an_account_signs_as_ethereum_wallets_do() {
+    let digest = b256!("bb18fc22ad72ff707f3cd0cb6b142d4d774849e7bb35251c7cbbee838b2806ef");
+    assert_eq!(checkpoint(5, 7).account_digest(), Ok((origin().node, digest)));
+    let [_, account] = keys();
+    assert_eq!(
+        account.sign(&checkpoint(5, 7).to_string(), 0).unwrap().signature,
+        alloy_primitives::hex!(
+            "29005350294ee075339962d55d3d581776b87567818b50bf3c4d71ac189a7d5f
+             7710ab20edf102a9fba0fbc84b3a4533fba28aa662d6f783b0d2db47584aa69b1b"
+        )
+    );
+}
+
+/// Made with Python's cryptography, hashlib and eth_utils. Changing one breaks every verifier that is configured with it.
+#[test]
+fn names_of_keys_do_not_change() {
+    let [log, account] = keys();
+    let golden = [log, account, witness(1)].map(|k| k.verifier().to_string());
+    let name = origin();
+    assert_eq!(golden[0], format!("{name}+0ed8d354+AWV7oPFwprxn4jv6vC1nJfYFtCzkO14WVjQgbeXUd7oZ"));
+    assert_eq!(
+        golden[1],
+        format!("{name}+4aa7d44a+/29nL2VpcDcxMi1jaGVja3BvaW50LzEZ5+N258ITt+fn5GzHCl3Qhtr/Kg==")
+    );
+    assert_eq!(golden[2], "witness.example/w1+328305e4+BENhTAOrWNzgF3gbrY/8QnDvoWy9Bm6iCRTCauIjQNLF");
+}
+
 #[test]
 fn malformed_notes_and_keys_are_refused() {
     let good = signed(5, 7).to_string();

@@ -144,8 +144,11 @@ fn every_refusal_has_its_status_and_changes_nothing() {
     let text = Checkpoint::new(origin.clone(), 12, node.log.root_at(12).unwrap()).to_string();
     let stranger = SigningKey::ed25519(origin.clone(), &B256::repeat_byte(5)).unwrap();
     let path = node.log.consistency_path(10, 12).unwrap();
-    let by =
-        |key| AddCheckpoint { old_size: 10, path: path.clone(), note: Note::sign(&text, key, 0).unwrap() };
+    let by = |key: &[SigningKey]| AddCheckpoint {
+        old_size: 10,
+        path: path.clone(),
+        note: Note::sign(&text, key, 0).unwrap(),
+    };
     assert_eq!(status(ask(&witness, &by(&[stranger]))), (403, None));
     let forged = by(&node.keys[1..]).to_string();
     let line = node.note_of(12, B256::ZERO).to_string();
