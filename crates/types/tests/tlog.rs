@@ -136,7 +136,7 @@ fn a_node_signs_with_two_keys_and_witnesses_with_a_third() {
     assert_eq!(VerifierKey::of_account(&origin()), all[1]);
     // Unknown keys are ignored; without a known one the note is worth nothing.
     let stranger = witness(2).verifier().clone();
-    assert_eq!(note.verify(&[stranger.clone()]), Err(TypesError::BadSignature));
+    assert_eq!(note.verify(std::slice::from_ref(&stranger)), Err(TypesError::BadSignature));
     assert_eq!(note.verify(&[stranger, all[0].clone()]), Ok(vec![(1, None)]));
     assert!(node_keys(&origin(), &B256::repeat_byte(0x12)).is_err(), "another account's secret");
     assert!(!format!("{:?}", keys()).contains("1111"), "a secret in a log file");

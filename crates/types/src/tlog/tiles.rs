@@ -116,7 +116,7 @@ fn parse_index(text: &str) -> Option<u64> {
 /// Number of hashes that tile `index` of `level` has in a tree of `size` leaves: 0 when there is no such tile.
 pub fn width_at(size: u64, level: u8, index: u64) -> u16 {
     let hashes = size.checked_shr(HEIGHT * u32::from(level)).unwrap_or(0);
-    let before = index.checked_mul(u64::from(WIDTH)).unwrap_or(u64::MAX);
+    let before = index.saturating_mul(u64::from(WIDTH));
     hashes.saturating_sub(before).min(u64::from(WIDTH)) as u16
 }
 
