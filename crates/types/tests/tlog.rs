@@ -143,6 +143,24 @@ fn a_node_signs_with_two_keys_and_witnesses_with_a_third() {
 }
 
 #[test]
+fn a_signature_is_of_its_own_key_and_time_only() {
+    let text = checkpoint(5, 7).to_string();
+    let account = keys()[1].sign(&text, 0).unwrap();
+    let other = VerifierKey::new(origin().to_string(), PublicKey::Account(Address::repeat_byte(3))).unwrap();
+    assert_eq!(other.verify(&text, &account.signature), Err(TypesError::BadSignature));
+    // The witness's key over what it would sign at some time, made by hand.
+    let raw = SigningKey::ed25519("raw", &witness_seed(&B256::repeat_byte(1))).unwrap();
+    let by_hand = |time: u64, said: u64| {
+        let line = raw.sign(&format!("cosignature/v1\ntime {said}\n{text}"), 0).unwrap();
+        witness(1).verifier().verify(&text, &[&time.to_be_bytes()[..], &line.signature].concat())
+    };
+    assert_eq!(by_hand(TIME, TIME), Ok(Some(TIME)));
+    assert_eq!(by_hand(u64::MAX >> 1, u64::MAX >> 1), Ok(Some(u64::MAX >> 1)));
+    assert_eq!(by_hand(1 << 63, 1 << 63), Err(TypesError::BadSignature));
+    assert_eq!(by_hand(TIME + 1, TIME), Err(TypesError::BadSignature));
+}
+
+#[test]
 fn every_changed_byte_of_a_note_is_noticed() {
     let mut note = signed(5, 7);
     note.add(&witness(1), TIME).unwrap();
@@ -306,6 +324,10 @@ fn evidence_of_both_kinds_of_log_key_and_of_a_witness() {
     assert!(Equivocation::new(key, &one, &one).is_err(), "one statement");
     assert!(Equivocation::new(key, &one, &signed(6, 7)).is_err(), "two sizes may both be true");
     assert!(Equivocation::new(witness(2).verifier(), &one, &other).is_err(), "not signed by it");
+    // A witness signs for many logs.
+    let elsewhere = Checkpoint::new("example.com/other", 5, B256::ZERO).to_string();
+    let elsewhere = Note::sign(elsewhere, &[witness(1)], TIME).unwrap();
+    assert!(Equivocation::new(witness(1).verifier(), &one, &elsewhere).is_err(), "two logs");
     // Somebody who signs for fun under another name convicts nobody.
     let fan = SigningKey::ed25519("fan", &B256::repeat_byte(3)).unwrap();
     one.add(&fan, 0).unwrap();
@@ -337,6 +359,11 @@ fn policies_count_witnesses_and_not_signatures() {
     let mut unsigned = Note::sign(checkpoint(5, 7).to_string(), &[witness(1)], TIME).unwrap();
     unsigned.add(&witness(2), TIME).unwrap();
     assert!(policy.check(&unsigned).is_err());
+    // The log's key signs for its own log only.
+    let foreign = Checkpoint::new("example.com/other", 5, B256::ZERO).to_string();
+    let foreign = Note::sign(foreign, &keys()[..1], TIME).unwrap();
+    assert!(open.check(&signed(5, 7)).is_ok());
+    assert!(open.check(&foreign).is_err());
     // A wrong signature under a known name spoils the note.
     let good = witness(1).sign(&checkpoint(6, 7).to_string(), TIME).unwrap();
     let spoiled: Note = format!("{note}{good}").parse().unwrap();

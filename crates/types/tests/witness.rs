@@ -42,14 +42,15 @@ impl WitnessStore for Memory {
     }
 }
 
-/// Follows the logs of one chain, by their accounts.
+/// Follows the logs of one chain, by their accounts and the one Ed25519 key of these tests.
 #[derive(Debug)]
 struct Chain(u64);
 
 impl KnownLogs for Chain {
     fn keys(&self, origin: &str) -> Option<Vec<VerifierKey>> {
         let origin: NodeOrigin = origin.parse().ok()?;
-        (origin.chain_id == self.0).then(|| vec![VerifierKey::of_account(&origin)])
+        let [log, _] = &Node::new(self.0).keys;
+        (origin.chain_id == self.0).then(|| vec![VerifierKey::of_account(&origin), log.verifier().clone()])
     }
 }
 
@@ -205,6 +206,25 @@ fn a_log_that_signs_two_roots_convicts_itself() {
         assert_eq!(proved.key, VerifierKey::of_account(&node.origin));
         assert_eq!((proved.size, proved.origin), (10, node.origin.to_string()));
     }
+}
+
+#[test]
+fn nobody_replaces_evidence_by_a_note_with_fewer_signatures() {
+    let (mut node, witness) = (Node::new(7), witness());
+    node.grow(10);
+    ask(&witness, &node.request(0, 10)).unwrap();
+    let (origin, mut again) = (node.origin.to_string(), node.request(10, 10));
+    let before = witness.store().latest(&origin).unwrap().unwrap();
+    assert_eq!(before.note.parse::<Note>().unwrap().signatures().len(), 2);
+    again.note = Note::sign(again.note.text(), &node.keys[..1], TIME).unwrap();
+    ask(&witness, &again).unwrap();
+    assert_eq!(witness.store().latest(&origin).unwrap(), Some(before));
+    // A lie that only the other key signed convicts that key.
+    let text = Checkpoint::new(origin, 10, B256::ZERO).to_string();
+    let note = Note::sign(text, &node.keys[..1], TIME).unwrap();
+    let refusal = ask(&witness, &AddCheckpoint { old_size: 10, path: vec![], note }).unwrap_err();
+    let Refusal::Contradiction { evidence: Some(evidence), .. } = refusal else { panic!("{refusal}") };
+    assert_eq!(&evidence.verify().unwrap().key, node.keys[0].verifier());
 }
 
 #[test]
