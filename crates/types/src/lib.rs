@@ -31,6 +31,7 @@ mod receipt;
 mod sampling;
 mod seal;
 pub mod signing;
+pub mod tlog;
 mod validators;
 
 pub mod limits;

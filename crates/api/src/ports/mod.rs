@@ -1,11 +1,13 @@
 //! The traits behind the servers.
 
 mod chain;
+mod tlog;
 
 pub use chain::{
     AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
     Pooled, SimulatedData,
 };
+pub use tlog::{TransparencyLog, Witness};
 
 use async_trait::async_trait;
 use bytes::Bytes;
