@@ -116,7 +116,9 @@ impl Inference for Script {
         pass: Option<AuditorPass>,
     ) -> Result<Option<Shown>, InferenceFault> {
         match pass {
-            Some(pass) if index == 0 => Err(InferenceFault::Forbidden(format!("{} at {}", pass.auditor, pass.time))),
+            Some(pass) if index == 0 => {
+                Err(InferenceFault::Forbidden(format!("{} at {}", pass.auditor, pass.time)))
+            }
             _ => Ok(None),
         }
     }

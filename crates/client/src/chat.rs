@@ -2,12 +2,12 @@
 
 use crate::{
     ClientError,
-    check::{Check, Checks, check_answer},
+    check::{AuditState, Check, Checks, check_answer},
     proxy::Answered,
     rpc::{read_bounded, unreachable_at},
 };
 use serde_json::Value;
-use types::{ModelManifest, Receipt};
+use types::{ModelManifest, Receipt, Rung};
 
 /// Longest stream (16 MiB).
 const STREAM_BYTES_MAX: usize = 16 << 20;
@@ -68,10 +68,13 @@ fn refusal(url: &str, body: &Value) -> ClientError {
 pub async fn ask(
     proxy: &str,
     request: &Value,
+    assurance: Option<Rung>,
     mut on_text: impl FnMut(&str),
 ) -> Result<Verified, ClientError> {
     let url = format!("{proxy}/v1/chat/completions");
-    let response = reqwest::Client::new().post(&url).json(request).send().await;
+    let rung = assurance.unwrap_or(Rung::Signed);
+    let response =
+        reqwest::Client::new().post(&url).header("og-assurance", rung.name()).json(request).send().await;
     let mut response = response.map_err(|e| unreachable_at(&url, &e))?;
     if !response.status().is_success() {
         let body = read_bounded(&url, response, STREAM_BYTES_MAX).await?;
@@ -117,7 +120,14 @@ async fn recheck(proxy: &str, summary: &Value) -> Result<Checks, ClientError> {
     let receipt = Receipt::decode(&answered.receipt)?;
     let manifest = ModelManifest::decode(&answered.manifest)?;
     let mut checks = Checks::default();
-    check_answer(&mut checks, &crate::registry(), &receipt, &answered.disclosure, &manifest);
+    check_answer(
+        &mut checks,
+        &crate::registry(),
+        &receipt,
+        &answered.disclosure,
+        &manifest,
+        &AuditState(audited::PENDING),
+    );
     match checks.first_failure() {
         None => Ok(checks),
         Some(Check { name, detail, .. }) => Err(ClientError::Verification {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use types::{
     ARITHMETIC_EXACT, Claim, Disclosure, ModelManifest, Receipt, Rung, Tokens, commit_bytes, commit_tokens,
 };
-use verify::{Context, NoAnchors, Registry};
+use verify::{Anchors, Context, Registry};
 
 /// Work that a client spends on one receipt's evidence.
 const WORK_MAX: u64 = 1 << 20;
@@ -67,6 +67,16 @@ fn ensure(ok: bool, good: impl Into<String>, bad: impl Into<String>) -> Result<S
     if ok { Ok(good.into()) } else { Err(bad.into()) }
 }
 
+/// What the ledger says about an audited answer, as an anchor.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditState(pub &'static [u8]);
+
+impl Anchors for AuditState {
+    fn get(&self, key: &str) -> Option<&[u8]> {
+        (key == audited::STATE).then_some(self.0)
+    }
+}
+
 /// Checks everything about a receipt that needs neither network nor ledger.
 pub fn check_answer(
     checks: &mut Checks,
@@ -74,9 +84,10 @@ pub fn check_answer(
     receipt: &Receipt,
     disclosure: &Disclosure,
     manifest: &ModelManifest,
+    anchors: &dyn Anchors,
 ) {
     let claim = &receipt.claim;
-    let context = Context { now_ms: claim.time_ms, anchors: &NoAnchors, work_max: WORK_MAX };
+    let context = Context { now_ms: claim.time_ms, anchors, work_max: WORK_MAX };
     let findings = registry.check_receipt(receipt, &context);
     checks.record(
         "signature",

@@ -67,6 +67,7 @@ sol! {
         event CheckpointPosted(address indexed node, uint64 indexed size, bytes32 root, uint64 blockNumber);
     }
     /// A signed claim, and where it is in its node's log.
+    #[derive(Debug, Default)]
     struct LoggedClaim { bytes claim; bytes signature; bytes32[] path; }
     /// Who may be drawn.
     interface Auditors {
@@ -143,11 +144,28 @@ sol! {
         function deposit(address node) payable;
         function settle(Voucher[] vouchers, bytes[] signatures, uint64 logSize) returns (uint256 index);
         function release(address node, uint256 index);
+        struct Bucket { uint128 amount; uint64 releaseAt; uint64 logSize; }
         function bucketCount(address node) returns (uint256);
+        function bucketOf(address node, uint256 index) returns (Bucket);
         function pocketOf(address client, address node) returns (Pocket);
         function balances(address client) returns (uint256);
         function collect();
     }
+}
+
+/// Storage slots of `Disputes.lost[node][receipt]` (slot 8) and `Disputes.disputedAt[node][receipt]` (slot 7).
+pub fn dispute_slots(node: Address, receipt: B256) -> (B256, B256) {
+    let slot = |base: u64| {
+        let outer = keccak256((node, U256::from(base)).abi_encode());
+        keccak256((receipt, outer).abi_encode())
+    };
+    (slot(8), slot(7))
+}
+
+/// Storage slot of the word of `Audits._right[node]` (slot 6) that has the bit of the receipt at `index`; the bit is `index % 256`.
+pub fn right_slot(node: Address, index: u64) -> B256 {
+    let outer = keccak256((node, U256::from(6)).abi_encode());
+    keccak256((U256::from(index / 256), outer).abi_encode())
 }
 
 /// Storage slot of `ReceiptLog.roots[node][size]`: a mapping of mappings at slot 0 (Solidity documentation, "Layout of State

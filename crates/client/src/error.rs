@@ -68,6 +68,12 @@ pub enum ClientError {
     /// The receipt is not anchored on the ledger yet.
     #[error("the receipt is not finalised on the ledger yet; try again in a second")]
     NotFinalised,
+    /// An audited answer can still be refuted.
+    #[error("the answer is not settled: {0}")]
+    NotSettled(String),
+    /// The node wants to be paid, and nobody pays here.
+    #[error("the node wants to be paid; start the proxy with --pay and a key")]
+    Unpaid,
     /// The transaction failed.
     #[error("the transaction {hash} failed: {reason}")]
     Transaction {

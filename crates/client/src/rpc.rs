@@ -166,8 +166,13 @@ impl RpcClient {
     /// As [`call`](Self::call).
     pub async fn block_time(&self) -> Result<u64, ClientError> {
         let block: Value = self.call("eth_getBlockByNumber", json!(["latest", false])).await?;
-        let time = block["timestamp"].as_str().and_then(|t| u64::from_str_radix(t.trim_start_matches("0x"), 16).ok());
-        time.ok_or_else(|| ClientError::Malformed { url: self.url.clone(), reason: "a block without time".into() })
+        let time = block["timestamp"]
+            .as_str()
+            .and_then(|t| u64::from_str_radix(t.trim_start_matches("0x"), 16).ok());
+        time.ok_or_else(|| ClientError::Malformed {
+            url: self.url.clone(),
+            reason: "a block without time".into(),
+        })
     }
 
     /// Configuration and genesis header of the network.
@@ -186,12 +191,19 @@ impl RpcClient {
         self.call("og_finalized", json!([])).await
     }
 
-    /// Proof that the root of `size` receipts of `node` is on the ledger.
+    /// Proof that the root of `size` receipts of `node` is on the ledger; and, for the receipt with this id and index, what became of
+    /// it.
     ///
     /// # Errors
     /// [`ClientError::NotFinalised`] when it is not there yet, else as [`call`](Self::call).
-    pub async fn receipt_log_proof(&self, node: Address, size: u64) -> Result<LedgerProof, ClientError> {
-        match self.call("og_receiptLogProof", json!([node, size])).await {
+    pub async fn receipt_log_proof(
+        &self,
+        node: Address,
+        size: u64,
+        answer: Option<(B256, u64)>,
+    ) -> Result<LedgerProof, ClientError> {
+        let answer = answer.map(|(receipt, index)| json!({"receipt": receipt, "index": index}));
+        match self.call("og_receiptLogProof", json!([node, size, answer])).await {
             Err(ClientError::Rpc { code: -32001, .. }) => Err(ClientError::NotFinalised),
             other => other,
         }

@@ -148,6 +148,8 @@ pub(crate) mod tests {
             chain_id: 7,
             block_time_ms: 250,
             epoch_blocks: 100,
+            window_seconds: 90,
+            game_seconds: 600,
             contracts,
             validators,
         }

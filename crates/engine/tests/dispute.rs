@@ -217,7 +217,7 @@ impl Setting {
         Claim { trace_root: merkle::root(&leaves), output_hash, ..self.claim.clone() }
     }
 
-    fn player(&self, claim: &Claim, output: &[u32], trace: Box<dyn Trace>) -> Player {
+    fn player(&self, claim: &Claim, output: &[u32], trace: Box<dyn Trace + Send>) -> Player {
         Player::new(Dispute {
             model: self.model.clone(),
             weights: self.weights(),

@@ -1,7 +1,7 @@
 //! The genesis of a development network: funded accounts and the system contracts.
 
-use alloy_sol_types::SolValue as _;
 use crate::trust_rules::TrustRules;
+use alloy_sol_types::SolValue as _;
 use anyhow::Context as _;
 use ledger::{Deployment, Genesis, GenesisAccount, StakingRules, staking_deployment};
 use serde::Deserialize;
@@ -146,6 +146,8 @@ impl NewNetwork {
             chain_id: self.chain_id,
             block_time_ms: self.block_time_ms,
             epoch_blocks: self.epoch_blocks,
+            window_seconds: trust.window_seconds,
+            game_seconds: trust.game_seconds(),
             contracts,
             validators: self.validators.into_iter().map(|(_, key)| key).collect(),
         };

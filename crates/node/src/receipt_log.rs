@@ -4,14 +4,37 @@
 
 use anyhow::{Context as _, anyhow, ensure};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use serde::{Deserialize, Serialize};
 use std::{
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
-use types::{B256, LogProof, Receipt, ReceiptId, merkle};
+use types::{Address, B256, Disclose, Disclosure, LogProof, Receipt, ReceiptId, U256, merkle};
 
 const RECEIPTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("receipts");
 const INDEX: TableDefinition<'_, [u8; 32], u64> = TableDefinition::new("index");
+
+/// Answers behind receipts, as JSON of [`Kept`].
+const ANSWERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("answers");
+
+/// A client's total in wei (big-endian), and its signature.
+type Promise = ([u8; 32], &'static [u8]);
+/// What clients have promised.
+const PROMISES: TableDefinition<'_, [u8; 20], Promise> = TableDefinition::new("promises");
+
+/// Most answers that are deleted at once.
+const FORGET_MAX: usize = 1024;
+
+/// What a node keeps of an answer until nobody can dispute it any more: without it, it could not defend itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// The claim's time.
+    pub(crate) time_ms: u64,
+    /// Who may see it.
+    pub(crate) disclose: Disclose,
+    /// Request and answer.
+    pub(crate) disclosure: Disclosure,
+}
 
 /// Most entries of one write.
 const GROUP_MAX: usize = 4096;
@@ -36,6 +59,7 @@ struct Entry {
     id: ReceiptId,
     leaf: B256,
     bytes: Vec<u8>,
+    answer: Vec<u8>,
     /// The index, or why there is none.
     result: Mutex<Option<Result<u64, String>>>,
 }
@@ -53,6 +77,7 @@ impl ReceiptLog {
         write.open_table(RECEIPTS)?;
         write.open_table(INDEX)?;
         write.open_table(ANSWERS)?;
+        write.open_table(PROMISES)?;
         write.commit()?;
         let mut tree = merkle::Log::default();
         let read = db.begin_read()?;
@@ -149,6 +174,39 @@ impl ReceiptLog {
         Ok(Some((Receipt::decode(bytes.value())?, index)))
     }
 
+    /// Payer and price of every answer that somebody pays for.
+    pub(crate) fn prices(&self) -> anyhow::Result<Vec<(Address, u128)>> {
+        let read = self.db.begin_read()?;
+        let mut out = Vec::new();
+        for entry in read.open_table(RECEIPTS)?.iter()? {
+            let claim = Receipt::decode(entry?.1.value())?.claim;
+            if !claim.payer.is_zero() {
+                out.push((claim.payer, claim.price));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Largest promise of every client: total in wei and signature.
+    pub(crate) fn promises(&self) -> anyhow::Result<Vec<(Address, U256, Vec<u8>)>> {
+        let read = self.db.begin_read()?;
+        let mut out = Vec::new();
+        for entry in read.open_table(PROMISES)?.iter()? {
+            let (client, value) = entry?;
+            let (total, signature) = value.value();
+            out.push((Address::from(client.value()), U256::from_be_bytes(total), signature.to_vec()));
+        }
+        Ok(out)
+    }
+
+    /// Keeps a client's largest promise.
+    pub(crate) fn keep_promise(&self, client: Address, total: U256, signature: &[u8]) -> anyhow::Result<()> {
+        let write = self.db.begin_write()?;
+        write.open_table(PROMISES)?.insert(client.into_array(), (total.to_be_bytes::<32>(), signature))?;
+        write.commit()?;
+        Ok(())
+    }
+
     /// The receipt at `index`, and the answer behind it as long as it is kept.
     pub(crate) fn entry(&self, index: u64) -> anyhow::Result<Option<(Receipt, Option<Kept>)>> {
         let read = self.db.begin_read()?;
@@ -192,6 +250,11 @@ impl ReceiptLog {
     /// Root of the first `size` receipts.
     pub(crate) fn root_at(&self, size: u64) -> Option<B256> {
         lock(&self.tree).root_at(size)
+    }
+
+    /// Looks at the tree.
+    pub(crate) fn with_tree<T>(&self, look: impl FnOnce(&merkle::Log) -> T) -> T {
+        look(&lock(&self.tree))
     }
 
     /// Inclusion of entry `index` among the first `size`.

@@ -28,6 +28,9 @@ const AUDIT_PERMILLE: u64 = 13;
 /// Part of a slash that goes to who found the fault, in thousandths.
 const BOUNTY_PERMILLE: u64 = 100;
 
+/// Most moves of a game: a tree of 2^36 leaves in steps of 2^6, twice, and what is between.
+const MOVES_MAX: u64 = 32;
+
 /// What differs from network to network. Times are in seconds, coins in wei.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TrustRules {
@@ -71,6 +74,11 @@ impl TrustRules {
             jurors_min: 1,
             ..Self::network()
         }
+    }
+
+    /// Longest game: both parties take all their time for every move.
+    pub(crate) fn game_seconds(&self) -> u64 {
+        MOVES_MAX * self.move_seconds
     }
 
     fn wei(value: u128) -> U256 {
@@ -135,6 +143,7 @@ impl TrustRules {
 
     pub(crate) fn escrow(&self, c: &SystemContracts) -> Vec<u8> {
         let window = self.window_seconds;
-        (c.receipt_log, c.disputes, c.jury, c.audits, window, window, U256::from(AUDIT_PERMILLE)).abi_encode_params()
+        (c.receipt_log, c.disputes, c.jury, c.audits, window, window, U256::from(AUDIT_PERMILLE))
+            .abi_encode_params()
     }
 }

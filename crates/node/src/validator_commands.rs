@@ -1,13 +1,13 @@
 //! `og validator …`.
 
 use crate::{
-    trust_rules::TrustRules,
     cli::{GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand},
     commands::{stop_signal, watch},
     genesis::{COIN, NewNetwork, staking_rules},
     network_file::{NetworkFile, Peer},
     output::outln,
     sync,
+    trust_rules::TrustRules,
     validator::{self, Keys, Setup},
 };
 use alloy_sol_types::SolCall;

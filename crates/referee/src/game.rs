@@ -8,7 +8,7 @@ use crate::{
 use alloy_rlp::{Decodable, Encodable, RlpDecodable, RlpEncodable};
 use types::{
     ARITHMETIC_EXACT, B256, Bytes, Claim, ModelManifest, TokenOpening, TypesError, merkle,
-    opening::{frontier_parts, frontier_root, root_of_range},
+    opening::{frontier_parts, frontier_root},
 };
 
 /// Longest state in bytes.
@@ -398,7 +398,7 @@ impl Game {
 
     fn contradiction(&self, leaf: &LeafOpening) -> Result<Outcome, RefereeError> {
         let hash = merkle::leaf_hash(&leaf.data);
-        let root = root_of_range(&[hash], leaf.position, positions(&self.claim), &leaf.path)?;
+        let root = merkle::root_from_range(&[hash], leaf.position, positions(&self.claim), &leaf.path)?;
         let here = leaf.position == u64::from(self.claim.prompt_tokens) + self.first;
         if root != self.claim.trace_root || !here || leaf_token(&leaf.data)? == self.target.token {
             return Err(RefereeError::BadMove("the trace was computed with this token"));

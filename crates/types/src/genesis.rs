@@ -96,6 +96,10 @@ pub struct NetworkConfig {
     pub block_time_ms: u64,
     /// Number of blocks in an epoch, at least 2. Epoch e has the blocks from e·n to (e+1)·n - 1.
     pub epoch_blocks: u64,
+    /// Time after an answer in which it can be disputed, in seconds (the rule of the contract `Disputes`).
+    pub window_seconds: u64,
+    /// Longest time that a dispute takes, in seconds.
+    pub game_seconds: u64,
     /// Where the system contracts live.
     pub contracts: SystemContracts,
     /// First validator set, sorted by `peer`, without repetition.

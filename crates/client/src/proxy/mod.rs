@@ -4,6 +4,7 @@ mod assemble;
 mod error;
 mod forward;
 mod metrics;
+mod purse;
 mod sse;
 mod store;
 
@@ -18,12 +19,14 @@ use axum::{
 };
 use error::Fault;
 use metrics::Metrics;
+use purse::Purse;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use types::{ModelManifest, ReceiptId, limits::REQUEST_BYTES_MAX};
 use verify::Registry;
 
+pub use purse::Payer;
 pub(crate) use sse::Splitter;
 pub use store::Answered;
 use store::Store;
@@ -45,6 +48,8 @@ pub struct ProxyConfig {
     pub data_dir: PathBuf,
     /// Withhold whole streams until they are verified, not only their end.
     pub release_verified: bool,
+    /// Who pays for answers; nobody when absent.
+    pub payer: Option<Payer>,
     /// Longest silence of a node before its answer is given up.
     pub idle_max: Duration,
 }
@@ -60,6 +65,7 @@ pub struct Proxy {
     registry: Registry,
     http: reqwest::Client,
     metrics: Metrics,
+    purse: Option<Purse>,
     config: ProxyConfig,
 }
 
@@ -82,13 +88,33 @@ impl Proxy {
         let http = http_client(|b| b.connect_timeout(CONNECT_MAX).read_timeout(idle_max));
         let store = Store::open(&config.data_dir)?;
         let metrics = Metrics::new();
+        let purse = match &config.payer {
+            Some(payer) => {
+                let path = config.data_dir.join("owed.totals");
+                Some(Purse::open(payer.clone(), rpc.clone(), network.network.clone(), path)?)
+            }
+            None => None,
+        };
         let registry = crate::registry();
-        Ok(Arc::new(Self { rpc, network, genesis, directory, store, registry, http, metrics, config }))
+        Ok(Arc::new(Self { rpc, network, genesis, directory, store, registry, http, metrics, purse, config }))
     }
 
     /// Genesis hash of the network.
     pub fn genesis(&self) -> B256 {
         self.genesis
+    }
+
+    /// Puts coins into the escrow for every node, so that first answers need not wait for it.
+    ///
+    /// # Errors
+    /// [`ClientError`]; some nodes may have been served.
+    pub async fn fill_pockets(&self) -> Result<(), ClientError> {
+        let Some(purse) = &self.purse else { return Ok(()) };
+        self.directory.refresh().await?;
+        for node in self.directory.nodes() {
+            purse.fill(node).await?;
+        }
+        Ok(())
     }
 
     /// The routes.

@@ -125,6 +125,8 @@ fn config() -> NetworkConfig {
         chain_id: CHAIN_ID,
         block_time_ms: 250,
         epoch_blocks: 100,
+        window_seconds: 90,
+        game_seconds: 600,
         contracts: SystemContracts {
             model_registry: Address::repeat_byte(1),
             node_registry: Address::repeat_byte(2),

@@ -1,12 +1,12 @@
 //! `og bench ledger`: whole validators over real TCP and real disks, in one process.
 
 use crate::{
-    trust_rules::TrustRules,
     cli::BenchLedgerArgs,
     genesis::{COIN, NewNetwork, staking_rules},
     network_file::{NetworkFile, Peer},
     output::outln,
-    receipt_log::ReceiptLog,
+    receipt_log::{Kept, ReceiptLog},
+    trust_rules::TrustRules,
     validator::{self, Keys, Running, Setup},
 };
 use alloy_consensus::TxEip1559;
@@ -28,7 +28,8 @@ use std::{
     time::{Duration, Instant},
 };
 use types::{
-    ARITHMETIC_EXACT, Address, B256, Bytes, Claim, Evidence, Receipt, Rung, Sampling, U256, keccak256,
+    ARITHMETIC_EXACT, Address, B256, Bytes, Claim, Disclose, Disclosure, Evidence, Receipt, Rung, Sampling,
+    U256, keccak256,
 };
 
 const CHAIN_ID: u64 = 10_744;
@@ -296,6 +297,18 @@ fn receipt(i: u64) -> Receipt {
     Receipt { claim, evidence: vec![Evidence { mode: Rung::Signed.mode(), body: vec![0; 65].into() }] }
 }
 
+/// A short answer, as a node keeps it behind its receipt.
+fn answer() -> Kept {
+    let disclosure = Disclosure {
+        nonce: B256::ZERO,
+        request: "x".repeat(300),
+        response: "y".repeat(400),
+        prompt_tokens: vec![7; 20],
+        output_tokens: vec![7; 20],
+    };
+    Kept { time_ms: 0, disclose: Disclose::None, disclosure }
+}
+
 /// Appends to one node's log from many threads, each entry durable before the next of its thread.
 fn receipts(dir: &Path, seconds: u64) -> anyhow::Result<Value> {
     const WRITERS: u64 = 256;
@@ -309,7 +322,7 @@ fn receipts(dir: &Path, seconds: u64) -> anyhow::Result<Value> {
             thread::spawn(move || -> anyhow::Result<()> {
                 let mut i = 0;
                 while Instant::now() < deadline {
-                    log.append(&receipt(w << 32 | i))?;
+                    log.append(&receipt(w << 32 | i), &answer())?;
                     count.fetch_add(1, Ordering::Relaxed);
                     i += 1;
                 }
