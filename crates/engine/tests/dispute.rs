@@ -257,7 +257,7 @@ fn play(
     loop {
         let game = match outcome {
             Outcome::Won(winner) => return Played { winner, ..played },
-            Outcome::Next(game) => game,
+            Outcome::Next(game) => *game,
         };
         let state = game.encode();
         assert_eq!(Game::decode(&state).unwrap(), game);

@@ -30,7 +30,7 @@ pub enum Party {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The game goes on.
-    Next(Game),
+    Next(Box<Game>),
     /// It is over.
     Won(Party),
 }
@@ -212,7 +212,7 @@ impl Game {
             }
             Opening::Output(_) => return refuse("there is no such token"),
         }
-        Ok(Outcome::Next(game))
+        Ok(Outcome::Next(Box::new(game)))
     }
 
     /// Canonical bytes (RLP).
@@ -326,7 +326,7 @@ impl Game {
             (Phase::PickToken, Move::Contradiction(leaf)) => return self.contradiction(&leaf),
             _ => return Err(RefereeError::BadMove("another kind of move is due")),
         }
-        Ok(Outcome::Next(self))
+        Ok(Outcome::Next(Box::new(self)))
     }
 
     /// Goes on with the tree of `size` leaves under `hash`, or with its only leaf.
