@@ -107,7 +107,8 @@ test('audits: seed, rate and stakes are those before the batch', async () => {
   assert.equal((await all.audits.read('batchOf', node, size)).seed, seed);
   // A batch that nobody opened is not audited.
   const late = await post(all, 2);
-  chain.number += 9000n;
+  chain.number += 8191n;
+  await all.tick(1);
   await reverts(all.audits.send(ann, 'open', [node, late]), 'NotRecorded');
 });
 
