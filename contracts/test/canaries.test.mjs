@@ -53,7 +53,7 @@ test('canary: only with its salt, by its node, in its batch and time', async () 
   await reverts(openCanary(all), 'TooEarly');
   pass(all, commitSeconds);
   await reverts(openCanary(all, 1, { salt: hash(['uint256'], [1]) }), 'NoCanary');
-  await reverts(openCanary(all, 1, { from: ann }), 'NoCanary');
+  await reverts(openCanary(all, 1, { from: ann }), 'NotPosted');
   await reverts(openCanary(all, 2), 'NoCanary');
   await reverts(openCanary(all, 4, { logged: all.receipts.logged(1) }), 'BadIndex', [4n]);
   await reverts(openCanary(all, 1, { size: 5 }), 'NotPosted');

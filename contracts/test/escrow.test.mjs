@@ -143,6 +143,21 @@ test('escrow: withdrawals wait, and vouchers come first', async () => {
   assert.equal((await pocket(all, alice))[0], 4n * COIN);
 });
 
+test('escrow: an old request for money back is not locked money', async () => {
+  const { all, alice } = await ready();
+  const locked = () => all.escrow.read('lockedFor', alice.address, node);
+  assert.equal(await locked(), 10n * COIN);
+  await all.escrow.send(alice.address, 'requestWithdraw', [node, 4n * COIN]);
+  assert.equal(await locked(), 6n * COIN);
+  await settle(all, node, 4, alice.voucher(node, 9n * COIN));
+  assert.equal(await locked(), 0n);
+  pass(all, withdrawSeconds);
+  await all.escrow.send(alice.address, 'deposit', [node], 5n * COIN);
+  assert.equal(await locked(), 2n * COIN);
+  await all.escrow.send(alice.address, 'withdraw', [node]);
+  assert.equal(await locked(), 2n * COIN);
+});
+
 test('escrow: settlements of one period share a bucket, so few are not yet due', async () => {
   const { all, alice, chain } = await ready();
   const period = windowSeconds / 16n;
