@@ -162,17 +162,24 @@ test('audits: commit, reveal, fees, and the rate that follows', async () => {
 test('audits: a rate that changes after the post does not change the draw, whenever the batch is opened', async () => {
   const { all } = await ready();
   const first = await post(all, 64);
-  await audit(all, node, first, []);
-  const a = await post(all, 64);
-  // Between post and opening: another batch is found right, and a fault.
-  const before = await all.audits.read('batchOf', node, a);
+  const pairs = right(...Array(64).keys());
+  await commit(all, ann, node, first, pairs);
+  // Posted before the first batch was found right: the highest rate, opened before or after.
+  const [early, late] = [await post(all, 2), await post(all, 2)];
+  await all.audits.send(cid, 'open', [node, early]);
+  pass(all, commitSeconds);
+  await reveal(all, ann, node, first, pairs);
+  assert.equal(await all.audits.read('rateAt', node, all.chain.number), 333_333n);
+  for (const size of [early, late]) assert.equal((await all.audits.read('batchOf', node, size)).rate, 1_000_000n);
+  // Posted before a fault: the lower rate.
+  const cheap = await post(all, 2);
   await all.chain.fund(all.disputes.address, COIN);
   await all.audits.send(all.disputes.address, 'onFault', [node]);
-  assert.deepEqual([...(await all.audits.read('batchOf', node, a))], [...before]);
-  await commit(all, ann, node, a, right(64, 65, 66));
-  pass(all, commitSeconds);
-  await reveal(all, ann, node, a, right(64, 65, 66));
-  assert.deepEqual([...(await all.audits.read('batchOf', node, a))], [...before]);
+  assert.equal((await all.audits.read('batchOf', node, cheap)).rate, 333_333n);
+  const after = await post(all, 2);
+  await all.audits.send(cid, 'open', [node, cheap]);
+  assert.deepEqual(
+    [(await all.audits.read('batchOf', node, cheap)).rate, (await all.audits.read('batchOf', node, after)).rate], [333_333n, 1_000_000n]);
 });
 
 test('audits: the rate has a floor, and a fault sets it to the highest', async () => {
