@@ -335,6 +335,16 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
         return pocket.taken - pocket.refunded;
     }
 
+    /// @notice What a node can count on for the next `WITHDRAW_SECONDS`, in wei. Less than what the pocket holds when the
+    /// client asked for money back, perhaps long ago: it can then take that at any time.
+    /// @param client The client.
+    /// @param node The node.
+    /// @return The amount.
+    function lockedFor(address client, address node) external view returns (uint256) {
+        Pocket storage pocket = _pockets[client][node];
+        return Math.saturatingSub(pocket.held, pocket.withdrawing);
+    }
+
     /// @notice A pocket.
     /// @param client The client.
     /// @param node The node.

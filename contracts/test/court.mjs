@@ -25,8 +25,8 @@ const READ = id4('claim(bytes,bytes)');
 export const TURN = { challenger: 0, node: 1, challengerWon: 2, nodeWon: 3 };
 /** A move, or an opening, of the mock game: who is on turn afterwards, and anything else. `null` is a forbidden one. */
 export const step = (turn, note = '0x') => (turn === null ? '0xff' : toBeHex(turn, 1) + note.slice(2));
-/** State of the mock game after a move. */
-export const after = (state, move) => keccak256(state + move.slice(2));
+/** State of the mock game after a move: a hash of all moves, and the last move's note. */
+export const after = (state, move) => keccak256(state + move.slice(2)) + move.slice(4);
 
 /** A claim as the mock reads it; `signature` is the mock's signature of its node. */
 export function claim(fields, padding = 0) {
