@@ -20,6 +20,9 @@ import {ReceiptLog} from "./ReceiptLog.sol";
 /// an answer that a node calls it a canary; so an auditor that said "right" loses stake only when the node wins a game
 /// against it (`Disputes.accuse`), in which it can defend the answer.
 contract Audits is Batches {
+    /// @notice Number of the rung `audited` in claims.
+    uint8 public constant AUDITED = 4;
+
     /// @notice An opened canary.
     struct Canary {
         /// @dev Its bond, in wei.
@@ -105,6 +108,8 @@ contract Audits is Batches {
     error NotFoundWrong();
     /// @notice The receipt is an opened canary.
     error IsCanary();
+    /// @notice The receipt does not submit to audits.
+    error NotOpen();
     /// @notice There is no such canary, or it was planted after the batch or after the first dispute.
     error NoCanary();
     /// @notice The canary was planted before, or too many are.
@@ -150,16 +155,22 @@ contract Audits is Batches {
 
     // ---- duties of auditors ----
 
-    /// @notice Reports an auditor that was drawn and did not reveal. Half of the penalty is the reporter's.
+    /// @notice Reports an auditor that was drawn and did not reveal. Half of the penalty is the reporter's. Only receipts that
+    /// submit to audits count: nobody can check an answer that its client keeps to itself.
     /// @param node The node.
     /// @param size Size of its log.
     /// @param index The receipt.
     /// @param auditor The auditor.
-    function reportMissed(address node, uint64 size, uint64 index, address auditor) external nonReentrant {
+    /// @param logged The claim and its path.
+    function reportMissed(address node, uint64 size, uint64 index, address auditor, LoggedClaim calldata logged)
+        external
+        nonReentrant
+    {
         Batch memory batch = _open(node, size);
         _after(_revealUntil(batch));
         if (!drawn(node, size, index, auditor)) revert NotDrawn(index);
         _change(node, index, auditor, Mark.None, Mark.Missed);
+        if (MerkleLog.check(LOG, node, size, index, logged).rung != AUDITED) revert NotOpen();
         _penalise(node, index, auditor, Mark.Missed, MISS_PENALTY, msg.sender);
     }
 

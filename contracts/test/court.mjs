@@ -14,7 +14,7 @@ export const hash = (types, values) => keccak256(coder.encode(types, values));
 
 // ---- referee ----
 
-const CLAIM = 'tuple(address node,bytes32 receiptId,address payer,uint128 price,uint64 timeMs,bytes pad)';
+const CLAIM = 'tuple(address node,bytes32 receiptId,address payer,uint128 price,uint64 timeMs,uint8 rung,bytes pad)';
 const INFO = 'tuple(address node,bytes32 digest,bytes32 receiptId,address payer,uint128 price,uint64 timeMs,bytes32 model,uint8 rung)';
 const id4 = (signature) => keccak256(Buffer.from(signature)).slice(2, 10);
 const START = id4('start(bytes,bytes,bytes)');
@@ -30,7 +30,7 @@ export const after = (state, move) => keccak256(state + move.slice(2)) + move.sl
 
 /** A claim as the mock reads it; `signature` is the mock's signature of its node. */
 export function claim(fields, padding = 0) {
-  const bytes = coder.encode([CLAIM], [{ payer: NOBODY, price: 0n, ...fields, pad: `0x${'5a'.repeat(padding)}` }]);
+  const bytes = coder.encode([CLAIM], [{ payer: NOBODY, price: 0n, rung: 4, ...fields, pad: `0x${'5a'.repeat(padding)}` }]);
   return { claim: bytes, signature: signature(fields.node), digest: keccak256(bytes), ...fields };
 }
 const signature = (node) => `${node.toLowerCase()}${'11'.repeat(45)}`;
@@ -40,7 +40,7 @@ function read(bytes, signed) {
   if (signed !== signature(c.node)) return null;
   return {
     node: c.node, digest: keccak256(bytes), receiptId: c.receiptId, payer: c.payer, price: c.price, timeMs: c.timeMs,
-    model: NOTHING, rung: 2,
+    model: NOTHING, rung: Number(c.rung),
   };
 }
 

@@ -13,7 +13,7 @@ pub enum ClientError {
         reason: String,
     },
     /// A JSON-RPC call was answered with an error.
-    #[error("{method} failed: {message} (code {code})")]
+    #[error("{method} failed: {message} (code {code}{})", data.as_ref().map(|d| format!(", data {d}")).unwrap_or_default())]
     Rpc {
         /// The method.
         method: String,

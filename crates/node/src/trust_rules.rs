@@ -58,7 +58,7 @@ impl TrustRules {
             auditor_stake: 20 * COIN,
             rates: (ONE / 10, ONE / 50),
             commit_seconds: 3_600,
-            move_seconds: 1_800,
+            move_seconds: 3_600,
             window_seconds: 24 * 3_600,
             jurors_min: 15,
         }
@@ -99,7 +99,8 @@ impl TrustRules {
             commitSeconds: self.commit_seconds,
             revealSeconds: self.commit_seconds,
             backSeconds: self.commit_seconds * 4,
-            canarySeconds: self.window_seconds * 2,
+            // Longer than any dispute about it.
+            canarySeconds: self.window_seconds + self.game_seconds() + 8 * self.commit_seconds,
             rateMax: self.rates.0,
             rateMin: self.rates.1,
             fee: Self::wei(COIN / 1_000_000),

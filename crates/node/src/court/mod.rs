@@ -53,11 +53,11 @@ impl Court {
         }
     }
 
-    /// What `node` took out of a client's pocket, and what the pocket holds.
+    /// What `node` took out of a client's pocket, and what it holds and the client did not ask back.
     pub(crate) async fn pocket(&self, client: Address, node: Address) -> Result<(U256, U256), ClientError> {
         let call = Escrow::pocketOfCall { client, node };
         let pocket = self.rpc.view(self.network.contracts.escrow, &call).await?;
-        Ok((U256::from(pocket.taken), U256::from(pocket.held)))
+        Ok((U256::from(pocket.taken), U256::from(pocket.held.saturating_sub(pocket.withdrawing))))
     }
 
     /// What a client signs.

@@ -15,7 +15,6 @@ use engine::{
 use referee::{Game, OpKind, Party, Phase, Program, Shape, TargetKind};
 use std::{
     collections::HashMap,
-    net::TcpListener,
     ops::ControlFlow,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -25,7 +24,7 @@ use types::*;
 
 /// What a node does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Lie {
+pub(crate) enum Lie {
     /// Nothing: the control.
     Honest,
     /// Other weights answer than the claim names.
@@ -61,10 +60,10 @@ struct State {
     cache: Option<Vec<u32>>,
 }
 
-pub struct Evil {
+pub(crate) struct Evil {
     lie: Lie,
     secret: B256,
-    pub address: Address,
+    pub(crate) address: Address,
     chain_id: u64,
     genesis: B256,
     /// What it says it serves.
@@ -93,14 +92,14 @@ fn other_weights(gguf: &[u8]) -> Arc<Model> {
 
 impl Evil {
     /// Registers with the default model and serves.
-    pub async fn start(lie: Lie, secret: B256, rpc_url: &str, gguf: &[u8]) -> (Arc<Self>, String) {
+    pub(crate) async fn start(lie: Lie, secret: B256, rpc_url: &str, gguf: &[u8]) -> (Arc<Self>, String) {
         let rpc = RpcClient::new(rpc_url);
         let info = rpc.network().await.unwrap();
         let model = Model::parse(gguf).unwrap();
         let runs = if lie == Lie::OtherWeights { other_weights(gguf) } else { model.clone() };
         let engine = Engine::new(runs, EngineConfig { threads: 1, ..EngineConfig::default() }).unwrap();
         let account = Account::new(secret).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = api::bind("127.0.0.1:0".parse().unwrap(), "evil node", "").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let contracts = info.network.contracts;
         let evil = Arc::new(Self {

@@ -84,7 +84,6 @@ struct Outcome {
     answers: usize,
     seconds: f64,
     lost: U256,
-    finding: u8,
 }
 
 async fn stake(rpc: &RpcClient, registry: Address, node: Address) -> U256 {
@@ -116,7 +115,6 @@ async fn attack(
     let rpc = RpcClient::new(&rpc_url);
     let contracts = rpc.network().await.unwrap().network.contracts;
     let secret = keccak256(format!("evil {number}"));
-    let _ = rich;
     let (evil, url) = Evil::start(lie, secret, &rpc_url, &gguf).await;
     let full = stake(&rpc, contracts.node_registry, evil.address).await;
     let began = Instant::now();
@@ -133,8 +131,7 @@ async fn attack(
         }
         lost = full - stake(&rpc, contracts.node_registry, evil.address).await;
     }
-    let finding = u8::from(!lost.is_zero());
-    Outcome { lie, answers, seconds: began.elapsed().as_secs_f64(), lost, finding }
+    Outcome { lie, answers, seconds: began.elapsed().as_secs_f64(), lost }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,7 +143,9 @@ async fn every_lie_costs_its_node_half_of_its_stake_and_honesty_costs_nothing() 
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../../models/taskmaster-chat/taskmaster-chat-q8_0.gguf");
     let gguf = std::fs::read(path).unwrap();
-    let lies = [
+    // `OG_LIE` tries a single one.
+    let only = std::env::var("OG_LIE").ok();
+    let mut lies = vec![
         Lie::Honest,
         Lie::OtherWeights,
         Lie::OtherSeed,
@@ -158,6 +157,7 @@ async fn every_lie_costs_its_node_half_of_its_stake_and_honesty_costs_nothing() 
         Lie::InventedTrace,
         Lie::Withheld,
     ];
+    lies.retain(|l| only.as_ref().is_none_or(|o| *o == format!("{l:?}")));
     let rpc = RpcClient::new(&rpc_url);
     let network = rpc.network().await.unwrap().network;
     let account = Account::new(rich).unwrap();
@@ -168,7 +168,7 @@ async fn every_lie_costs_its_node_half_of_its_stake_and_honesty_costs_nothing() 
     }
     let mut running = tokio::task::JoinSet::new();
     for (i, lie) in lies.into_iter().enumerate() {
-        running.spawn(attack(lie, i, rpc_url.clone(), rich, gguf.clone(), model.clone()));
+        running.spawn(attack(lie, i, rpc_url.clone(), gguf.clone(), model.clone()));
     }
     let mut outcomes = running.join_all().await;
     outcomes.sort_by_key(|o| o.lie);
@@ -179,8 +179,11 @@ async fn every_lie_costs_its_node_half_of_its_stake_and_honesty_costs_nothing() 
     println!("{games} games");
     let log = devnet.log();
     for o in outcomes {
-        let expected = if o.lie == Lie::Honest { 0 } else { 50 * COIN };
-        assert_eq!((o.lost, o.finding > 0), (U256::from(expected), expected > 0), "{:?}\n{log}", o.lie);
+        // A lie costs half of the stake; who lied in two answers may have lost both games by now.
+        match o.lie {
+            Lie::Honest => assert_eq!(o.lost, U256::ZERO, "{log}"),
+            lie => assert!(o.lost >= U256::from(50 * COIN), "{lie:?}\n{log}"),
+        }
     }
     assert!(log.contains("a dispute has ended"), "{log}");
 }
