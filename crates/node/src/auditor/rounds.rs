@@ -10,7 +10,12 @@ use client::{
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use referee::Opening;
 use serde::{Deserialize, Serialize};
-use std::{collections::VecDeque, path::Path, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 use types::{Address, B256, U256, keccak256};
 
@@ -23,6 +28,8 @@ const NEXT: TableDefinition<'_, (), u64> = TableDefinition::new("next");
 const SEED_DELAY: u64 = 2;
 /// One expected draw, in the contract's unit.
 const ONE: u64 = 1_000_000;
+/// Batches that are looked at at once.
+const PLACES: usize = 4;
 /// Most receipts in one round (the contract's bound).
 const VERDICTS_MAX: usize = 256;
 
@@ -40,7 +47,11 @@ struct Round {
 /// All rounds of an auditor.
 pub(super) struct Rounds {
     bench: Arc<Bench>,
-    db: Database,
+    db: Arc<Database>,
+    /// Bounds what is computed at once.
+    places: Arc<Semaphore>,
+    /// Rounds that are being revealed.
+    revealing: Arc<Mutex<HashSet<(Address, u64)>>>,
     /// Batches whose draw is not known yet: node, size, block.
     waiting: VecDeque<(Address, u64, u64)>,
     reveal_seconds: Option<u64>,
@@ -53,7 +64,14 @@ impl Rounds {
         write.open_table(ROUNDS)?;
         write.open_table(NEXT)?;
         write.commit()?;
-        Ok(Self { bench, db, waiting: VecDeque::new(), reveal_seconds: None })
+        Ok(Self {
+            bench,
+            db: Arc::new(db),
+            places: Arc::new(Semaphore::new(PLACES)),
+            revealing: Arc::default(),
+            waiting: VecDeque::new(),
+            reveal_seconds: None,
+        })
     }
 
     pub(super) async fn step(&mut self) -> anyhow::Result<()> {
@@ -64,9 +82,14 @@ impl Rounds {
                 break;
             }
             self.waiting.pop_front();
-            if let Err(e) = self.begin(node, size).await {
-                warn!(%node, size, "a batch could not be audited: {e:#}");
-            }
+            let (bench, db) = (self.bench.clone(), self.db.clone());
+            let places = self.places.clone();
+            tokio::spawn(async move {
+                let Ok(_place) = places.acquire().await else { return };
+                if let Err(e) = begin(&bench, &db, node, size).await {
+                    warn!(%node, size, "a batch could not be audited: {e:#}");
+                }
+            });
         }
         self.reveal().await
     }
@@ -89,57 +112,6 @@ impl Rounds {
         }
         let write = self.db.begin_write()?;
         write.open_table(NEXT)?.insert((), to + 1)?;
-        write.commit()?;
-        Ok(())
-    }
-
-    /// Looks at the receipts that we are drawn for, and commits to what we found.
-    async fn begin(&mut self, node: Address, size: u64) -> anyhow::Result<()> {
-        let bench = self.bench.clone();
-        let contracts = bench.court.network.contracts;
-        let batch = bench.court.rpc.view(contracts.audits, &Audits::batchOfCall { node, size }).await?;
-        let block_number = U256::from(batch.blockNumber - 1);
-        let call = Auditors::weightsCall { auditor: bench.me(), blockNumber: block_number };
-        let weights = bench.court.rpc.view(contracts.auditors, &call).await?;
-        if weights.stake.is_zero() {
-            return Ok(());
-        }
-        let drawn =
-            |index: &u64| is_drawn(batch.seed, *index, bench.me(), batch.rate, weights.stake, weights.total);
-        let drawn: Vec<u64> = (batch.first..size).filter(drawn).take(VERDICTS_MAX).collect();
-        let (mut indices, mut verdicts) = (Vec::new(), Vec::new());
-        for index in drawn {
-            if let Some(verdict) = look(&bench, node, size, index).await? {
-                indices.push(index);
-                verdicts.push(verdict as u8);
-            }
-        }
-        if indices.is_empty() {
-            return Ok(());
-        }
-        let salt = B256::from(rand::random::<[u8; 32]>());
-        let round = Round { node, size, indices, verdicts, salt, commit_until: batch.commitUntil };
-        self.save(&round)?;
-        let hash = keccak256(
-            (bench.me(), node, size, round.indices.clone(), round.verdicts.clone(), salt).abi_encode_params(),
-        );
-        bench.court.send(contracts.audits, U256::ZERO, Audits::commitCall { node, size, hash }).await?;
-        info!(%node, size, receipts = round.indices.len(), "committed to verdicts");
-        Ok(())
-    }
-
-    fn save(&self, round: &Round) -> anyhow::Result<()> {
-        let write = self.db.begin_write()?;
-        write
-            .open_table(ROUNDS)?
-            .insert((round.node.into_array(), round.size), serde_json::to_vec(round)?.as_slice())?;
-        write.commit()?;
-        Ok(())
-    }
-
-    fn drop_round(&self, round: &Round) -> anyhow::Result<()> {
-        let write = self.db.begin_write()?;
-        write.open_table(ROUNDS)?.remove((round.node.into_array(), round.size))?;
         write.commit()?;
         Ok(())
     }
@@ -167,27 +139,98 @@ impl Rounds {
             }
             if time > round.commit_until + reveal_seconds {
                 warn!(node = %round.node, size = round.size, "verdicts were not revealed in time");
-                self.drop_round(&round)?;
+                drop_round(&self.db, &round)?;
                 continue;
             }
-            let Round { node, size, indices, verdicts, salt, .. } = round.clone();
-            let call = Audits::revealCall { node, size, indices, verdicts, salt };
-            match bench.court.send(contracts.audits, U256::ZERO, call).await {
-                Ok(_) => info!(%node, size, "revealed verdicts"),
-                Err(ClientError::Unreachable { .. }) => continue,
-                Err(e) => warn!(%node, size, "verdicts were refused: {e}"),
+            let key = (round.node, round.size);
+            if !self.revealing.lock().unwrap_or_else(PoisonError::into_inner).insert(key) {
+                continue;
             }
-            self.drop_round(&round)?;
-            for (index, verdict) in round.indices.iter().zip(&round.verdicts) {
-                if *verdict != Verdict::Right as u8
-                    && let Err(e) = accuse(&bench, node, size, *index, *verdict).await
-                {
-                    warn!(%node, index, "a fault was not taken to its judge: {e:#}");
+            let (bench, db, revealing) = (self.bench.clone(), self.db.clone(), self.revealing.clone());
+            tokio::spawn(async move {
+                if let Err(e) = reveal_one(&bench, &db, round).await {
+                    warn!(node = %key.0, size = key.1, "verdicts: {e:#}");
                 }
-            }
+                revealing.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            });
         }
         Ok(())
     }
+}
+
+/// Looks at the receipts that we are drawn for, and commits to what we found.
+async fn begin(bench: &Bench, db: &Database, node: Address, size: u64) -> anyhow::Result<()> {
+    let contracts = bench.court.network.contracts;
+    let batch = bench.court.rpc.view(contracts.audits, &Audits::batchOfCall { node, size }).await?;
+    let block_number = U256::from(batch.blockNumber - 1);
+    let call = Auditors::weightsCall { auditor: bench.me(), blockNumber: block_number };
+    let weights = bench.court.rpc.view(contracts.auditors, &call).await?;
+    if weights.stake.is_zero() {
+        return Ok(());
+    }
+    let drawn =
+        |index: &u64| is_drawn(batch.seed, *index, bench.me(), batch.rate, weights.stake, weights.total);
+    let drawn: Vec<u64> = (batch.first..size).filter(drawn).take(VERDICTS_MAX).collect();
+    let (mut indices, mut verdicts) = (Vec::new(), Vec::new());
+    for index in drawn {
+        if let Some(verdict) = look(bench, node, size, index).await? {
+            indices.push(index);
+            verdicts.push(verdict as u8);
+        }
+    }
+    if indices.is_empty() {
+        return Ok(());
+    }
+    let salt = B256::from(rand::random::<[u8; 32]>());
+    let round = Round { node, size, indices, verdicts, salt, commit_until: batch.commitUntil };
+    save(db, &round)?;
+    // As words: a list of bytes would be encoded as a byte string.
+    let words: Vec<U256> = round.verdicts.iter().map(|v| U256::from(*v)).collect();
+    let hash = keccak256((bench.me(), node, size, round.indices.clone(), words, salt).abi_encode_params());
+    bench.court.send(contracts.audits, U256::ZERO, Audits::commitCall { node, size, hash }).await?;
+    info!(%node, size, receipts = round.indices.len(), "committed to verdicts");
+    Ok(())
+}
+
+fn save(db: &Database, round: &Round) -> anyhow::Result<()> {
+    let write = db.begin_write()?;
+    write
+        .open_table(ROUNDS)?
+        .insert((round.node.into_array(), round.size), serde_json::to_vec(round)?.as_slice())?;
+    write.commit()?;
+    Ok(())
+}
+
+fn drop_round(db: &Database, round: &Round) -> anyhow::Result<()> {
+    let write = db.begin_write()?;
+    write.open_table(ROUNDS)?.remove((round.node.into_array(), round.size))?;
+    write.commit()?;
+    Ok(())
+}
+
+/// Reveals verdicts and takes faults to their judges.
+async fn reveal_one(bench: &Bench, db: &Database, round: Round) -> anyhow::Result<()> {
+    let audits = bench.court.network.contracts.audits;
+    let Round { node, size, indices, verdicts, salt, .. } = round.clone();
+    let call = Audits::revealCall { node, size, indices, verdicts, salt };
+    match bench.court.send(audits, U256::ZERO, call).await {
+        Ok(_) => info!(%node, size, "revealed verdicts"),
+        // It is tried again.
+        Err(e @ ClientError::Unreachable { .. }) => return Err(e.into()),
+        Err(e) => {
+            drop_round(db, &round)?;
+            return Err(anyhow::Error::from(e).context("they were refused"));
+        }
+    }
+    drop_round(db, &round)?;
+    for (index, verdict) in round.indices.iter().zip(&round.verdicts) {
+        if *verdict != Verdict::Right as u8
+            && let Err(e) = accuse(bench, node, size, *index, *verdict).await
+        {
+            warn!(%node, index, "a fault was not taken to its judge: {e:#}");
+        }
+    }
+    Ok(())
 }
 
 /// The lot of the contract `Sortition`.
