@@ -50,7 +50,11 @@ def proved_storage(storage_root, slot, proof):
     return int.from_bytes(rlp.decode(found)) if found else 0
 
 
+def mapping_slot(key, base):
+    """Slot of an entry of a mapping at slot `base` (Solidity documentation, "Layout of State Variables in Storage")."""
+    return keccak(key.rjust(32, b"\0") + base)
+
+
 def log_slot(node, size):
     """Slot of `ReceiptLog.roots[node][size]` (contracts/README.md)."""
-    inner = keccak(bytes(12) + Web3.to_bytes(hexstr=node) + bytes(32))
-    return keccak(size.to_bytes(32) + inner)
+    return mapping_slot(size.to_bytes(32), mapping_slot(Web3.to_bytes(hexstr=node), bytes(32)))
