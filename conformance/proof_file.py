@@ -58,6 +58,7 @@ def real(low, high, above=False):
 def shortest(x):
     """The shortest decimal digits of a binary32 number, without an exponent from 1e-6 to 1e13."""
     bits = struct.pack(">f", x)
+    (x,) = struct.unpack(">f", bits)
     digits = next(d for d in (f"{x:.{p}g}" for p in range(1, 10)) if struct.pack(">f", float(d)) == bits)
     if x == 0 or 1e-6 <= abs(x) < 1e13:
         plain = format(Decimal(digits), "f")
