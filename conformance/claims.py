@@ -41,7 +41,13 @@ def parts_of(receipt):
 
 def voucher(key, node, total, chain_id, escrow, name="og escrow"):
     """The header `og-payment`: all that `key` owes `node` since ever."""
-    kinds = {"Voucher": [{"name": "client", "type": "address"}, {"name": "node", "type": "address"}, {"name": "total", "type": "uint256"}]}
+    kinds = {
+        "Voucher": [
+            {"name": "client", "type": "address"},
+            {"name": "node", "type": "address"},
+            {"name": "total", "type": "uint256"},
+        ]
+    }
     domain = {"name": name, "version": "1", "chainId": chain_id, "verifyingContract": escrow}
     message = encode_typed_data(domain, kinds, {"client": key.address, "node": node, "total": total})
     return f"{key.address} {total} 0x{bytes(key.sign_message(message).signature).hex()}"
@@ -49,7 +55,13 @@ def voucher(key, node, total, chain_id, escrow, name="og escrow"):
 
 def checkpoint_signature(key, chain_id, node, size, root):
     """A node's signature over a root of its log (EIP-712, the domain `og log`)."""
-    kinds = {"Checkpoint": [{"name": "node", "type": "address"}, {"name": "size", "type": "uint64"}, {"name": "root", "type": "bytes32"}]}
+    kinds = {
+        "Checkpoint": [
+            {"name": "node", "type": "address"},
+            {"name": "size", "type": "uint64"},
+            {"name": "root", "type": "bytes32"},
+        ]
+    }
     domain = {"name": "og log", "version": "1", "chainId": chain_id}
     message = encode_typed_data(domain, kinds, {"node": node, "size": size, "root": root})
     return bytes(key.sign_message(message).signature)

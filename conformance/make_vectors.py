@@ -24,7 +24,10 @@ from proof_check import check, digest, receipt_id, typed_claim
 from proof_file import read_file, write_file
 
 VECTORS = ROOT / "conformance" / "vectors"
-TOOL = {"type": "function", "function": {"name": "order", "parameters": {"type": "object", "properties": {"size": {"enum": ["s"]}}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "order", "parameters": {"type": "object", "properties": {"size": {"enum": ["s"]}}}},
+}
 HI = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "seed": 7}
 ASKED = {
     "signed": ("/v1/chat/completions", {**HI, "temperature": 0.7, "top_p": 0.9, "frequency_penalty": 0.5}),
@@ -150,7 +153,11 @@ def lies(signed, audited, key):
     lie("by the node: another trace", trace_root="0x" + "11" * 32)
     lie("by the node: a seed", sampling={**claim["sampling"], "seed": 8})
     lie("by the node: the audited answer as a signed one", of=audited["receipt"]["claim"], rung_achieved=1, rung_requested=1)
-    lie("by the node: an older audited answer", of=audited["receipt"]["claim"], time_ms=audited["receipt"]["claim"]["time_ms"] - 10**6)
+    lie(
+        "by the node: an older audited answer",
+        of=audited["receipt"]["claim"],
+        time_ms=audited["receipt"]["claim"]["time_ms"] - 10**6,
+    )
     lie("by a stranger, who is named", by=stranger, node=stranger.address.lower())
     lie("by a stranger, the same claim", by=stranger)
     lie("by a stranger, the audited claim", by=stranger, of=audited["receipt"]["claim"])

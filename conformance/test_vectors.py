@@ -85,7 +85,11 @@ def refused_by_python(data):
     try:
         proof_check.check(data)
     except Exception as e:  # noqa: BLE001
-        return None if isinstance(e, (AssertionError, ValueError, KeyError, IndexError, TypeError)) or LIBRARY.match(type(e).__module__) else repr(e)
+        return (
+            None
+            if isinstance(e, (AssertionError, ValueError, KeyError, IndexError, TypeError)) or LIBRARY.match(type(e).__module__)
+            else repr(e)
+        )
     return "proof_check.py accepts it"
 
 
@@ -109,7 +113,10 @@ def refused_by_og(data, mutation, path):
 def test_both_refuse_every_mutation(proofs, tmp_path):
     files = [mutated(m, proofs) for m in MUTATIONS]
     with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(refused_by_og, data, m, tmp_path / f"{i}.json") for i, (data, m) in enumerate(zip(files, MUTATIONS, strict=True))]
+        jobs = [
+            pool.submit(refused_by_og, data, m, tmp_path / f"{i}.json")
+            for i, (data, m) in enumerate(zip(files, MUTATIONS, strict=True))
+        ]
         wrong = [(m, refused_by_python(data)) for data, m in zip(files, MUTATIONS, strict=True)]
         wrong += [(m, job.result()) for m, job in zip(MUTATIONS, jobs, strict=True)]
     found = {(m["file"], m["name"], what) for m, what in wrong if what}
