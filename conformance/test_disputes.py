@@ -151,10 +151,11 @@ def test_two_roots_of_one_size_slash_once(w3, devnet, contracts, liar):
     roots = [bytes([i]) * 32 for i in (1, 2, 3)]
     by = lambda key, root, size=size: checkpoint_signature(key, devnet.chain_id, liar.address, size, root)  # noqa: E731
     signatures = [by(liar, root) for root in roots]
-    report = lambda a, b, size=size: disputes.functions.logEquivocation(
-        liar.address, size, roots[a], signatures[a], roots[b], signatures[b]
-    )  # noqa: E731
     call = disputes.functions.logEquivocation
+
+    def report(a, b, size=size):
+        return call(liar.address, size, roots[a], signatures[a], roots[b], signatures[b])
+
     refused(w3, reporter, report(0, 0), "NoContradiction()")
     refused(w3, reporter, report(0, 1, size=8), "BadCheckpoint(bytes32)")
     refused(

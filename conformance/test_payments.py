@@ -158,9 +158,8 @@ def test_who_owes_much_must_promise_before_the_next_answer(dear):
 
 def test_earnings_are_released_after_the_window(paid, contracts, node_api, w3):
     index, release_at = paid["bucket"]
-    events = lambda: contracts.Escrow.events.Released.get_logs(
-        from_block=0, argument_filters={"node": node_api.address, "index": index}
-    )  # noqa: E731
+    where = {"node": node_api.address, "index": index}
+    events = lambda: contracts.Escrow.events.Released.get_logs(from_block=0, argument_filters=where)  # noqa: E731
     (released, *_) = until(events, WINDOW + 60, "the bucket is paid")
     assert w3.eth.get_block(released["blockNumber"])["timestamp"] >= release_at
     assert released["args"]["amount"] >= paid["price"] * 987 // 1000
