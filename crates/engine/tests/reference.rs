@@ -143,7 +143,7 @@ fn one_answer_in_every_configuration() {
     assert_eq!(model.id().to_string(), GOLDEN_MODEL);
 }
 const GOLDEN_TRACES: &str = "0xb6b74c86cfaa2fe541054905e2b7cef68e7610ed167d39b40bf50765554d1cb6";
-const GOLDEN_MODEL: &str = "0x989304f55e902d3ea6b2e05433ef1931fd57199b3685f6f1c174e606c09dd2b9";
+const GOLDEN_MODEL: &str = "0xaa216f9e78eaebe70a756b9e9aad29c957ee53c385d4ed52ca099d3ebf6b0359";
 
 #[test]
 fn replay_confirms_honest_answers_and_finds_the_first_lie() {

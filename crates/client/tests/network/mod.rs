@@ -23,7 +23,7 @@ use std::{
 };
 use types::{
     ARITHMETIC_EXACT, ARITHMETIC_SIGNED_ONLY, Claim, Evidence, ModelManifest, NetworkConfig, Receipt, Rung,
-    Sampling, Seal, SystemContracts, ValidatorKey, commit_bytes, commit_tokens, signing,
+    Sampling, Seal, SystemContracts, Tokens, ValidatorKey, commit_bytes, commit_tokens, signing,
 };
 
 /// What the node says when it is honest.
@@ -183,6 +183,7 @@ impl Network {
             network: Some(keccak256(&shared.genesis)),
             data_dir: dir.path().join("proxy"),
             release_verified: false,
+            payer: None,
             idle_max: Duration::from_secs(5),
         })
         .await

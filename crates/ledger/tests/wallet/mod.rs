@@ -134,6 +134,8 @@ pub(crate) fn network(epoch_blocks: u64) -> NetworkConfig {
         chain_id: CHAIN_ID,
         block_time_ms: 250,
         epoch_blocks,
+        window_seconds: 90,
+        game_seconds: 600,
         contracts: SystemContracts {
             model_registry: zero,
             node_registry: zero,

@@ -6,6 +6,7 @@ mod make_gguf;
 mod random_weights;
 mod shapes;
 mod state;
+mod trust;
 mod vocabulary;
 
 pub(crate) use random_weights::WeightType;
@@ -23,5 +24,6 @@ pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Engine(args) => engine::run(args),
         BenchCommand::Ledger(args) => ledger::run(args),
         BenchCommand::State(args) => state::run(args),
+        BenchCommand::Trust(args) => trust::run(args),
     }
 }

@@ -10,8 +10,33 @@ pub(crate) enum BenchCommand {
     Engine(BenchEngineArgs),
     /// Measure a network of validators in this process: finality, transfers per second, receipts per second.
     Ledger(BenchLedgerArgs),
+    /// Measure what receipts, audits and disputes cost beside the answer.
+    Trust(BenchTrustArgs),
     /// Measure execution and storage alone, as the number of accounts grows.
     State(BenchStateArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  og bench trust
+  og bench trust --model tiny.gguf --prompt 256 --tokens 128 --games 40")]
+pub(crate) struct BenchTrustArgs {
+    /// Model; the built-in one when absent.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) model: Option<PathBuf>,
+    /// Prompt tokens.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) prompt: u32,
+    /// Generated tokens.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) tokens: u32,
+    /// Disputes that are played.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) games: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,9 @@
 mod bench;
 mod validator;
 
-pub(crate) use bench::{BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchStateArgs, MakeGgufArgs};
+pub(crate) use bench::{
+    BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchStateArgs, BenchTrustArgs, MakeGgufArgs,
+};
 pub(crate) use validator::{
     GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand,
 };
