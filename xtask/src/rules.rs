@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Which crate of the workspace may depend on which. Anything else is a breach.
-const EDGES: [(&str, &[&str]); 15] = [
+const EDGES: [(&str, &[&str]); 16] = [
     ("types", &[]),
     ("kernels", &[]),
     ("economics", &[]),
@@ -17,10 +17,11 @@ const EDGES: [(&str, &[&str]); 15] = [
     ("referee", &["types", "kernels"]),
     ("engine", &["types", "kernels", "referee"]),
     ("signed", &["types", "verify"]),
+    ("replicated", &["types", "verify"]),
     ("ledger", &["types", "verify", "referee"]),
     ("consensus", &["types", "verify", "ledger"]),
     ("api", &["types"]),
-    ("client", &["types", "verify", "signed"]),
+    ("client", &["types", "verify", "signed", "replicated"]),
     (
         "node",
         &[

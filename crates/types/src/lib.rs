@@ -27,6 +27,7 @@ pub mod opening;
 mod options;
 mod proof;
 mod receipt;
+pub mod replica;
 mod sampling;
 mod seal;
 pub mod signing;

@@ -52,6 +52,7 @@ impl From<InferenceFault> for Fault {
             InferenceFault::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             InferenceFault::AssuranceUnavailable(_) => (StatusCode::BAD_REQUEST, "assurance_unavailable"),
             InferenceFault::Duplicate(_) => (StatusCode::CONFLICT, "duplicate_request"),
+            InferenceFault::NotWithheld(_) => (StatusCode::NOT_FOUND, "not_found"),
             InferenceFault::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
         };
         let param = match fault {

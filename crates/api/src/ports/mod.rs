@@ -1,18 +1,24 @@
 //! The traits behind the servers.
 
 mod chain;
+mod replica;
 
 pub use chain::{
     AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
     Pooled, SimulatedData,
 };
 
+pub use replica::{GroupTicket, Withheld};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::mpsc;
-use types::{Address, B256, LogProof, ModelId, Receipt, ReceiptId, Rung, Sampling, Seal};
+use types::{
+    Address, B256, LogProof, ModelId, Receipt, ReceiptId, Rung, Sampling, Seal,
+    replica::{Commitment, RevealRequest, Revealed},
+};
 
 /// A model that a node serves.
 #[derive(Clone, Debug)]
@@ -147,6 +153,8 @@ pub struct Ticket {
     pub nonce: Option<B256>,
     /// The rung asked for.
     pub rung: Rung,
+    /// The group of nodes that answer it, each for itself, when there is one.
+    pub group: Option<GroupTicket>,
     /// Whose request this is; waiting requests are taken from each client in turn.
     pub client: u64,
 }
@@ -297,11 +305,14 @@ pub enum InferenceFault {
     #[error("this node is shutting down; ask another one")]
     Draining,
     /// This node cannot give the rung.
-    #[error("this node cannot give the assurance `{0}`; it gives `signed`")]
+    #[error("this node cannot give the assurance `{0}`; it gives `signed`, and `replicated` with others")]
     AssuranceUnavailable(Rung),
     /// The same request with the same nonce was answered before.
     #[error("this nonce was already used with this request (receipt {0}); send a fresh og-nonce")]
     Duplicate(ReceiptId),
+    /// No answer of this receipt is kept back here.
+    #[error("no answer of receipt {0} waits to be revealed here; answers wait for a minute")]
+    NotWithheld(ReceiptId),
     /// Our fault.
     #[error("{0}")]
     Internal(String),
@@ -336,6 +347,14 @@ pub trait Inference: Send + Sync + 'static {
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, InferenceFault>;
     /// Text of tokens.
     fn detokenize(&self, tokens: &[u32]) -> Result<String, InferenceFault>;
+    /// Keeps a sealed answer back and commits to it.
+    async fn withhold(&self, _answer: Withheld) -> Result<Commitment, InferenceFault> {
+        Err(InferenceFault::AssuranceUnavailable(Rung::Replicated))
+    }
+    /// Gives out an answer that was kept back.
+    fn reveal(&self, id: ReceiptId, _request: &RevealRequest) -> Result<Revealed, InferenceFault> {
+        Err(InferenceFault::NotWithheld(id))
+    }
     /// How busy it is.
     fn load(&self) -> Load;
     /// A receipt of the log, and its index.

@@ -1,16 +1,18 @@
 //! [`api::ports::Inference`] over an engine: admission, claim, signature, log.
 
 pub(crate) mod convert;
+mod reveal;
 pub(crate) mod seal;
 
 use crate::receipt_log::ReceiptLog;
 use api::ports::{
     Embedded, Finish, GenerateEvent, GenerateJob, Inference, InferenceFault, Input, Load, LogCheckpoint,
-    ModelInfo, NodeInfo, Started, Ticket,
+    ModelInfo, NodeInfo, Started, Ticket, Withheld,
 };
 use async_trait::async_trait;
 use convert::{choosing, embedding_tokens, fault, join, logprob, prompt};
 use engine::{Completion, Engine, Event, FinishReason, Job, Model};
+use reveal::{Reveals, claim_time};
 use seal::{AnswerSealer, Work, embedding_leaf};
 use signed::SignedProducer;
 use std::{
@@ -23,7 +25,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, oneshot, watch};
-use types::{Address, B256, Claim, LogProof, Options, Receipt, ReceiptId, Rung, Sampling};
+use types::{
+    Address, B256, Claim, LogProof, Options, Receipt, ReceiptId, Rung, Sampling,
+    replica::{Commitment, RevealRequest, Revealed},
+};
 
 /// Number and hash of a recent final block.
 pub(crate) type Anchor = (u64, B256);
@@ -50,6 +55,8 @@ pub(crate) struct Shared {
     log: Arc<ReceiptLog>,
     anchor: watch::Receiver<Anchor>,
     posted: Arc<AtomicU64>,
+    /// Answers that wait for the commitments of others.
+    reveals: Reveals,
     /// Receipts under way: a second request with the same id must wait for none of them, but be refused.
     under_way: Mutex<HashSet<ReceiptId>>,
 }
@@ -84,7 +91,8 @@ impl InferenceService {
             }],
         };
         let under_way = Mutex::default();
-        let shared = Arc::new(Shared { identity, log, anchor, posted, under_way });
+        let reveals = Reveals::default();
+        let shared = Arc::new(Shared { identity, log, anchor, posted, reveals, under_way });
         Self { shared, engine, info, draining: AtomicBool::new(false) }
     }
 
@@ -111,7 +119,8 @@ impl InferenceService {
 
     /// Admits a request: nobody may use its id twice.
     fn enter(&self, ticket: &Ticket, time_ms: u64) -> Result<Entry, InferenceFault> {
-        if ticket.rung != Rung::Signed {
+        // A node alone replicates nothing.
+        if ticket.rung != Rung::Signed && (ticket.rung, ticket.group.is_some()) != (Rung::Replicated, true) {
             return Err(InferenceFault::AssuranceUnavailable(ticket.rung));
         }
         if self.draining.load(Ordering::Acquire) {
@@ -123,6 +132,9 @@ impl InferenceService {
         let node = identity.producer.address();
         let receipt_id = Claim::receipt_id_of(identity.chain_id, identity.genesis, node, request_hash);
         let under_way = UnderWay::enter(&self.shared, receipt_id)?;
+        if ticket.group.is_some() {
+            self.shared.reveals.begin(receipt_id)?;
+        }
         Ok(Entry { nonce, receipt_id, under_way, time_ms, anchor: *self.shared.anchor.borrow() })
     }
 
@@ -214,6 +226,7 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        self.shared.reveals.left(self.id);
         self.shared.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
@@ -225,19 +238,20 @@ impl Inference for InferenceService {
     }
 
     async fn generate(&self, job: GenerateJob, ticket: Ticket) -> Result<Started, InferenceFault> {
-        let time_ms = now_ms();
+        let group = ticket.group;
+        let time_ms = claim_time(group.map(|g| g.time_ms), now_ms())?;
         let model = self.check_model(&job.model)?;
         let prompt = prompt(model, &job.input, time_ms / 1000).map_err(fault)?;
         let mut sampling = job.sampling;
         if !job.seed_given {
             // 53 bits: every JSON parser keeps them.
-            sampling.seed = rand::random::<u64>() >> 11;
+            sampling.seed = group.map_or_else(|| rand::random::<u64>() >> 11, |g| g.seed);
         }
         let room = self.engine.positions_max().saturating_sub(prompt.len()) as u32;
         let context = model.context_length().saturating_sub(prompt.len()) as u32;
-        if let Some(asked) = job.max_tokens
-            && asked.min(context) > room
-        {
+        // Nodes of a group must have one bound, so it cannot be the memory of one of them.
+        let bound = job.max_tokens.or(group.map(|_| context)).map(|asked| asked.min(context));
+        if bound.is_some_and(|bound| bound > room) {
             let message = format!("this node has memory for {room} more tokens; ask for at most that many");
             return Err(InferenceFault::ContextLengthExceeded(message));
         }
@@ -246,7 +260,7 @@ impl Inference for InferenceService {
             let message = format!("`logit_bias` names a token beyond the vocabulary of {vocabulary}");
             return Err(InferenceFault::InvalidValue { message, param: "logit_bias" });
         }
-        let max_tokens = job.max_tokens.unwrap_or(room).min(room);
+        let max_tokens = bound.unwrap_or(room);
         let first = choosing(model, &job, sampling, 0).map_err(fault)?;
         let entry = self.enter(&ticket, time_ms)?;
         // One event a token and the end: the engine never waits for a slow client, and memory is bounded.
@@ -281,6 +295,9 @@ impl Inference for InferenceService {
         inputs: Vec<Input>,
         ticket: Ticket,
     ) -> Result<(Embedded, Started), InferenceFault> {
+        if ticket.rung == Rung::Replicated {
+            return Err(InferenceFault::AssuranceUnavailable(ticket.rung));
+        }
         let time_ms = now_ms();
         let model = self.check_model(&asked)?;
         let texts = inputs.iter().map(|i| embedding_tokens(model, i)).collect::<Result<Vec<_>, _>>();
@@ -328,7 +345,15 @@ impl Inference for InferenceService {
     }
 
     fn receipt(&self, id: ReceiptId) -> Result<Option<(Receipt, u64)>, InferenceFault> {
-        self.shared.log.get(id).map_err(internal)
+        if self.shared.shows(id) { self.shared.log.get(id).map_err(internal) } else { Ok(None) }
+    }
+
+    async fn withhold(&self, answer: Withheld) -> Result<Commitment, InferenceFault> {
+        self.keep_back(answer).await
+    }
+
+    fn reveal(&self, id: ReceiptId, request: &RevealRequest) -> Result<Revealed, InferenceFault> {
+        self.reveal_kept(id, request)
     }
 
     fn checkpoint(&self) -> LogCheckpoint {

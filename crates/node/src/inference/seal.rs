@@ -8,7 +8,8 @@ use bytes::Bytes;
 use engine::Completion;
 use tokio::sync::oneshot;
 use types::{
-    ARITHMETIC_EXACT, Address, B256, Claim, Options, Receipt, Rung, Sampling, Seal, Tokens, commit_bytes, commit_tokens, merkle,
+    ARITHMETIC_EXACT, Address, B256, Claim, Options, Receipt, Rung, Sampling, Seal, Tokens, commit_bytes,
+    commit_tokens, merkle,
 };
 use verify::Producer as _;
 
@@ -118,12 +119,14 @@ impl AnswerSealer {
             arithmetic_class: ARITHMETIC_EXACT,
             arithmetic_version: self.arithmetic_version,
             rung_requested: self.rung as u8,
-            rung_achieved: Rung::Signed as u8,
+            // The evidence of a group is added by whoever asked it.
+            rung_achieved: if self.rung == Rung::Replicated { self.rung } else { Rung::Signed } as u8,
         };
         claim.price = claim.computed_price().context("the price does not fit in 128 bits")?;
         let evidence = vec![identity.producer.produce(&claim, &())?];
         let receipt = Receipt { claim, evidence };
         self.under_way.shared.log.append(&receipt)?;
+        self.under_way.shared.reveals.logged(receipt.claim.receipt_id());
         Ok(Seal {
             receipt: receipt.encode().into(),
             prompt_tokens: self.prompt.clone(),
