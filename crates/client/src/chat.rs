@@ -7,10 +7,19 @@ use crate::{
     rpc::{read_bounded, unreachable_at},
 };
 use serde_json::Value;
-use types::{ModelManifest, Receipt};
+use types::{ModelManifest, Receipt, Rung};
 
 /// Longest stream (16 MiB).
 const STREAM_BYTES_MAX: usize = 16 << 20;
+
+/// What is asked of an answer besides its text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The assurance; the proxy's usual one when absent.
+    pub assurance: Option<Rung>,
+    /// Nodes that answer when it is `replicated`; the proxy's usual number when absent.
+    pub replicas: Option<u8>,
+}
 
 /// What was verified about a finished answer.
 #[derive(Clone, Debug)]
@@ -68,11 +77,18 @@ fn refusal(url: &str, body: &Value) -> ClientError {
 pub async fn ask(
     proxy: &str,
     request: &Value,
+    wanted: Wanted,
     mut on_text: impl FnMut(&str),
 ) -> Result<Verified, ClientError> {
     let url = format!("{proxy}/v1/chat/completions");
-    let response = reqwest::Client::new().post(&url).json(request).send().await;
-    let mut response = response.map_err(|e| unreachable_at(&url, &e))?;
+    let mut asking = reqwest::Client::new().post(&url).json(request);
+    if let Some(rung) = wanted.assurance {
+        asking = asking.header("og-assurance", rung.name());
+    }
+    if let Some(replicas) = wanted.replicas {
+        asking = asking.header("og-replicas", replicas);
+    }
+    let mut response = asking.send().await.map_err(|e| unreachable_at(&url, &e))?;
     if !response.status().is_success() {
         let body = read_bounded(&url, response, STREAM_BYTES_MAX).await?;
         return Err(refusal(&url, &serde_json::from_slice(&body).unwrap_or_default()));

@@ -85,6 +85,16 @@ pub fn check_answer(
             .map(|found| found.iter().map(|f| f.summary.clone()).collect::<Vec<_>>().join("; ")),
     );
     checks.record("assurance", assurance(claim));
+    check_disclosure(checks, claim, disclosure, manifest);
+}
+
+/// Checks what the disclosure opens, and what the claim says of it; not who signed, nor what backs it.
+pub fn check_disclosure(
+    checks: &mut Checks,
+    claim: &Claim,
+    disclosure: &Disclosure,
+    manifest: &ModelManifest,
+) {
     let nonce = &disclosure.nonce;
     let (request, response) =
         commit_bytes(nonce, disclosure.request.as_bytes(), disclosure.response.as_bytes());

@@ -44,5 +44,8 @@ use std::sync::Arc;
 
 /// The verifiers that this client knows.
 pub fn registry() -> verify::Registry {
-    verify::Registry::new([Arc::new(signed::SignedVerifier) as Arc<dyn verify::Verifier>])
+    verify::Registry::new([
+        Arc::new(signed::SignedVerifier) as Arc<dyn verify::Verifier>,
+        Arc::new(replicated::ReplicatedVerifier),
+    ])
 }

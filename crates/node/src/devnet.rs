@@ -11,7 +11,7 @@ use crate::{
 };
 use anyhow::{Context as _, ensure};
 use api::rpc::RpcConfig;
-use client::proxy::ProxyConfig;
+use client::proxy::{ProxyConfig, Replicas};
 use engine::{Engine, EngineConfig, Model};
 use ledger::{Retention, SNAPSHOT_BLOCKS};
 use serde_json::{Value, json};
@@ -136,6 +136,7 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
         data_dir: dir.join("proxy"),
         release_verified: false,
         idle_max: Duration::from_secs(120),
+        replicas: Replicas::default(),
     };
     devnet.proxy = Some(proxy::start(config, sockets.proxy).await?);
     let keys: Vec<_> = dev_keys()?

@@ -47,6 +47,8 @@ impl From<ClientError> for Fault {
             ClientError::Busy => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             ClientError::UnknownReceipt(_) => (StatusCode::NOT_FOUND, "not_found"),
             ClientError::NotFinalised => (StatusCode::TOO_EARLY, "not_finalised_yet"),
+            ClientError::TooFewNodes { .. } => (StatusCode::BAD_REQUEST, "assurance_unavailable"),
+            ClientError::NoMajority { .. } => (StatusCode::BAD_GATEWAY, "replicas_disagree"),
             ClientError::Verification { .. } => (StatusCode::BAD_GATEWAY, "verification_failed"),
             ClientError::File { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
             _ => (StatusCode::BAD_GATEWAY, "upstream_error"),

@@ -1,4 +1,4 @@
-use super::{Answered, Proxy, error::Fault, sse};
+use super::{Answered, Proxy, error::Fault, replicate, sse};
 use crate::{
     ClientError, Offer,
     check::{Check, Checks, Outcome, check_answer},
@@ -31,15 +31,16 @@ const ANCHOR_AGE_MAX: u64 = 1000;
 const TRIES_MAX: usize = 3;
 
 /// One request on its way through a node.
-struct Exchange {
-    proxy: Arc<Proxy>,
-    path: String,
-    offer: Offer,
-    manifest: ModelManifest,
-    request: String,
-    nonce: B256,
-    rung: Rung,
-    id: ReceiptId,
+#[derive(Clone)]
+pub(super) struct Exchange {
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) path: String,
+    pub(super) offer: Offer,
+    pub(super) manifest: ModelManifest,
+    pub(super) request: String,
+    pub(super) nonce: B256,
+    pub(super) rung: Rung,
+    pub(super) id: ReceiptId,
 }
 
 /// `POST` to any endpoint that a node answers with a receipt.
@@ -91,6 +92,10 @@ async fn run(
     let streaming = parsed["stream"] == true;
     proxy.directory.refresh().await?;
     let (manifest, offers) = proxy.directory.choose(model)?;
+    if rung == Rung::Replicated {
+        let nodes = replicate::nodes(headers, &proxy)?;
+        return replicate::Question { proxy, path, manifest, offers, request, streaming, nodes }.ask().await;
+    }
     let (exchange, upstream) = connect(&proxy, path, manifest, offers, request, rung).await?;
     if !upstream.status().is_success() {
         return Ok(pass_error_on(&exchange, upstream).await?);
@@ -179,7 +184,7 @@ struct Sealed {
 
 impl Exchange {
     /// Headers for the client. The receipt id is computed here, not taken from the node.
-    fn about(&self) -> HeaderMap {
+    pub(super) fn about(&self) -> HeaderMap {
         let fields = [
             ("og-receipt-id", self.id.to_string()),
             ("og-assurance", self.rung.to_string()),
@@ -215,7 +220,7 @@ impl Exchange {
         Ok(response)
     }
 
-    fn refuse(&self, check: String) -> ClientError {
+    pub(super) fn refuse(&self, check: String) -> ClientError {
         warn!(node = %self.offer.node, "refused an answer: {check}");
         self.proxy.metrics.refused.inc();
         self.proxy.directory.failed(self.offer.node);
@@ -223,7 +228,7 @@ impl Exchange {
     }
 
     /// Runs every check, keeps the answer, and says what was verified.
-    async fn verify(&self, response: String, seal: Seal) -> Result<Value, ClientError> {
+    pub(super) async fn verify(&self, response: String, seal: Seal) -> Result<Value, ClientError> {
         let receipt = Receipt::decode(&seal.receipt).map_err(|e| self.refuse(e.to_string()))?;
         let disclosure = Disclosure {
             nonce: self.nonce,
@@ -261,7 +266,7 @@ impl Exchange {
     }
 
     /// What ties the receipt to this very exchange.
-    fn check_exchange(&self, claim: &Claim) -> Result<String, String> {
+    pub(super) fn check_exchange(&self, claim: &Claim) -> Result<String, String> {
         if claim.node != self.offer.node {
             return Err(format!("{} signed, but {} was asked", claim.node, self.offer.node));
         }
@@ -284,7 +289,7 @@ impl Exchange {
         Ok("the registered node answered this request, at its registered prices, just now".into())
     }
 
-    async fn check_anchor(&self, claim: &Claim) -> Result<String, String> {
+    pub(super) async fn check_anchor(&self, claim: &Claim) -> Result<String, String> {
         let directory = &self.proxy.directory;
         let known =
             directory.is_final(claim.anchor_number, claim.anchor_hash).await.map_err(|e| e.to_string())?;
@@ -316,7 +321,7 @@ impl Exchange {
 }
 
 /// A response must have the form of the endpoint that was asked: a checker tells endpoints by it.
-fn check_form(path: &str, response: &str) -> Result<String, String> {
+pub(super) fn check_form(path: &str, response: &str) -> Result<String, String> {
     let first = response.split("\n\n").next().unwrap_or_default();
     let data = first.split("data: ").nth(1);
     let parsed: Value = serde_json::from_str(data.unwrap_or(response)).unwrap_or_default();

@@ -1,9 +1,11 @@
 //! A local server that speaks OpenAI and checks every answer before its end reaches the client.
 
 mod assemble;
+mod disputes;
 mod error;
 mod forward;
 mod metrics;
+mod replicate;
 mod sse;
 mod store;
 
@@ -16,6 +18,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use disputes::Disputes;
+pub use disputes::{Dispute, DisputeKind};
 use error::Fault;
 use metrics::Metrics;
 use serde::Deserialize;
@@ -24,6 +28,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use types::{ModelManifest, ReceiptId, limits::REQUEST_BYTES_MAX};
 use verify::Registry;
 
+pub use replicate::Replicas;
 pub(crate) use sse::Splitter;
 pub use store::Answered;
 use store::Store;
@@ -47,6 +52,8 @@ pub struct ProxyConfig {
     pub release_verified: bool,
     /// Longest silence of a node before its answer is given up.
     pub idle_max: Duration,
+    /// How answers are replicated for those who ask for it.
+    pub replicas: Replicas,
 }
 
 /// A running proxy's state.
@@ -57,6 +64,7 @@ pub struct Proxy {
     genesis: B256,
     directory: Directory,
     store: Store,
+    disputes: Disputes,
     registry: Registry,
     http: reqwest::Client,
     metrics: Metrics,
@@ -81,9 +89,21 @@ impl Proxy {
         let idle_max = config.idle_max;
         let http = http_client(|b| b.connect_timeout(CONNECT_MAX).read_timeout(idle_max));
         let store = Store::open(&config.data_dir)?;
+        let disputes = Disputes::open(&config.data_dir.join("disputes"))?;
         let metrics = Metrics::new();
         let registry = crate::registry();
-        Ok(Arc::new(Self { rpc, network, genesis, directory, store, registry, http, metrics, config }))
+        Ok(Arc::new(Self {
+            rpc,
+            network,
+            genesis,
+            directory,
+            store,
+            disputes,
+            registry,
+            http,
+            metrics,
+            config,
+        }))
     }
 
     /// Genesis hash of the network.

@@ -1,5 +1,7 @@
 //! A network in memory: a registry, a node that signs real receipts and cheats on demand, and a real proxy in front.
 
+pub(crate) mod group;
+
 use alloy_consensus::Header;
 use alloy_primitives::{Address, B256, Bytes, FixedBytes, U256, keccak256};
 use alloy_sol_types::{SolCall as _, SolValue as _};
@@ -13,7 +15,7 @@ use axum::{
 };
 use client::{
     contracts::{ModelRegistry, NodeRegistry},
-    proxy::{Proxy, ProxyConfig},
+    proxy::{Proxy, ProxyConfig, Replicas},
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -23,7 +25,7 @@ use std::{
 };
 use types::{
     ARITHMETIC_EXACT, ARITHMETIC_SIGNED_ONLY, Claim, Evidence, ModelManifest, NetworkConfig, Receipt, Rung,
-    Sampling, Seal, SystemContracts, ValidatorKey, commit_bytes, commit_tokens, signing,
+    Sampling, Seal, SystemContracts, Tokens, ValidatorKey, commit_bytes, commit_tokens, signing,
 };
 
 /// What the node says when it is honest.
@@ -85,7 +87,7 @@ impl Seen {
 pub(crate) struct Network {
     shared: Arc<Shared>,
     proxy_url: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn secret() -> B256 {
@@ -149,14 +151,14 @@ async fn serve(router: Router) -> String {
 
 impl Network {
     pub(crate) async fn start() -> Self {
-        Self::build(false).await
+        Self::build(false, &[]).await
     }
 
     pub(crate) async fn start_with_dead_node() -> Self {
-        Self::build(true).await
+        Self::build(true, &[]).await
     }
 
-    async fn build(dead_node: bool) -> Self {
+    async fn build(dead_node: bool, replicas: &[group::Replica]) -> Self {
         let config = config();
         let extra_data = Bytes::copy_from_slice(config.commitment().as_slice());
         let genesis = Bytes::from(alloy_rlp::encode(Header { extra_data, ..Default::default() }));
@@ -167,10 +169,14 @@ impl Network {
             genesis,
             offers: Mutex::default(),
         });
-        let node_url =
-            serve(Router::new().route("/v1/chat/completions", post(answer)).with_state(shared.clone())).await;
-        let rpc_url = serve(Router::new().route("/", post(rpc)).with_state(shared.clone())).await;
-        shared.offers.lock().push((node(), node_url));
+        if replicas.is_empty() {
+            let node_url =
+                serve(Router::new().route("/v1/chat/completions", post(answer)).with_state(shared.clone()))
+                    .await;
+            let rpc_url = serve(Router::new().route("/", post(rpc)).with_state(shared.clone())).await;
+            shared.offers.lock().push((node(), node_url));
+        }
+        group::serve_all(&shared, replicas).await;
         if dead_node {
             shared.offers.lock().push((Address::repeat_byte(0xdd), "http://127.0.0.1:1".into()));
         }
@@ -181,11 +187,12 @@ impl Network {
             data_dir: dir.path().join("proxy"),
             release_verified: false,
             idle_max: Duration::from_secs(5),
+            replicas: Replicas { nodes: 3, late_max: Duration::from_secs(1) },
         })
         .await
         .unwrap();
         let proxy_url = serve(proxy.router()).await;
-        Self { shared, proxy_url, _dir: dir }
+        Self { shared, proxy_url, dir }
     }
 
     pub(crate) fn attack(&self, attack: Attack) {
