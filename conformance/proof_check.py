@@ -115,7 +115,65 @@ def check_receipt(proof):
     price = int(claim["price_input"]) * claim["prompt_tokens"] + int(claim["price_output"]) * claim["completion_tokens"]
     assert int(claim["price"]) == price
     assert claim["rung_achieved"] >= claim["rung_requested"] >= 1
+    groups = [e for e in proof["receipt"]["evidence"] if e["mode"] == 3]
+    if claim["rung_achieved"] == 3:
+        assert groups
+    for evidence in groups:
+        check_group(claim, raw(evidence["body"]))
     return digest(signable) + signature
+
+
+def claim_of(fields):
+    """A claim as proof files have it, from its RLP."""
+    claim = {}
+    names = [name for name, _ in CLAIM if name != "payment"]
+    at = names.index("trace_root") + 1
+    names[at:at] = [name for name, _ in PAYMENT]
+    kinds = dict(CLAIM) | dict(PAYMENT)
+    assert len(fields) == len(names)
+    for name, value in zip(names, fields, strict=True):
+        if name == "sampling":
+            floats = [struct.unpack(">f", v.rjust(4, b"\0"))[0] for v in value]
+            claim[name] = dict(zip(SAMPLING, floats, strict=True))
+            claim[name] |= {k: int.from_bytes(value[SAMPLING.index(k)]) for k in ("top_k", "seed")}
+        elif kinds[name].startswith("uint"):
+            claim[name] = int.from_bytes(value)
+        else:
+            claim[name] = "0x" + value.hex()
+    return claim
+
+
+# What a node may say for itself although it gives the same answer as another.
+OWN = {"node", "response_hash", "price_input", "price_output", "price", "payer", "anchor_number", "anchor_hash", "rung_achieved"}
+
+
+def check_group(claim, body):
+    """Evidence of mode 3: nodes that committed before they could see each other. Returns how many agree, and of how many."""
+    group, k, asked, members = rlp.decode(body)
+    request = raw(claim["request_hash"])
+    assert asked == sorted(set(asked)) and 2 <= len(asked) <= 16
+    assert group == keccak(b"og/group/1" + request + b"".join(asked)), "somebody is left out of the group"
+    agreed, nodes = 0, []
+    signed = lambda digest, signature: Account._recover_hash(digest, signature=signature).lower()  # noqa: E731
+    for commitment, salt, fields, signature in members:
+        theirs = claim_of(fields)
+        node = raw(theirs["node"])
+        nodes.append(node)
+        assert node in asked and theirs["request_hash"] == claim["request_hash"] and theirs["genesis"] == claim["genesis"]
+        assert signed(digest_of(theirs), signature) == theirs["node"]
+        hidden = keccak(b"og/commit/1" + group + node + raw(theirs["output_hash"]) + raw(theirs["trace_root"]) + salt)
+        assert signed(hidden, commitment) == theirs["node"], "it committed to something else"
+        same = lambda name: str(theirs[name]) == str(claim[name])  # noqa: E731
+        agreed += all(same(n) for n, _ in CLAIM if n not in OWN | {"sampling", "payment"}) and (
+            sampling_bits(theirs["sampling"]) == sampling_bits(claim["sampling"])
+        )
+    assert nodes == sorted(set(nodes)) and raw(claim["node"].lower()) in nodes
+    assert agreed >= int.from_bytes(k) >= 2 and 2 * agreed > len(asked)
+    return agreed, len(asked)
+
+
+def digest_of(claim):
+    return digest(typed_claim(claim))
 
 
 def receipt_id(claim):
