@@ -86,7 +86,7 @@ pub async fn ask(
         asking = asking.header("og-assurance", rung.name());
     }
     if let Some(replicas) = wanted.replicas {
-        asking = asking.header("og-replicas", replicas);
+        asking = asking.header("og-replicas", replicas.to_string());
     }
     let mut response = asking.send().await.map_err(|e| unreachable_at(&url, &e))?;
     if !response.status().is_success() {

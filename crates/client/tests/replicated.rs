@@ -1,5 +1,5 @@
 //! A proxy that asks several nodes: what most of them say is the answer, and what the others signed is kept.
-#![allow(missing_docs, clippy::unwrap_used, dead_code)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod network;
 

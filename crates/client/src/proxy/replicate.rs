@@ -84,7 +84,7 @@ enum Silence {
     /// It takes the request for a mistake.
     Refused(Response),
     /// It cannot be reached, is too slow, or gave nonsense.
-    Failed(ClientError),
+    Failed,
 }
 
 /// A sound answer of one node.
@@ -228,7 +228,7 @@ impl Round {
             match silence {
                 Silence::Refused(response) => return response,
                 Silence::Busy => busy = true,
-                Silence::Failed(_) => {}
+                Silence::Failed => {}
             }
         }
         let asked = self.nodes.len();

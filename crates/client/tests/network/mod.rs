@@ -1,4 +1,6 @@
 //! A network in memory: a registry, a node that signs real receipts and cheats on demand, and a real proxy in front.
+// Each file of tests uses a part of it.
+#![allow(dead_code)]
 
 pub(crate) mod group;
 
@@ -169,11 +171,10 @@ impl Network {
             genesis,
             offers: Mutex::default(),
         });
+        let rpc_url = serve(Router::new().route("/", post(rpc)).with_state(shared.clone())).await;
         if replicas.is_empty() {
-            let node_url =
-                serve(Router::new().route("/v1/chat/completions", post(answer)).with_state(shared.clone()))
-                    .await;
-            let rpc_url = serve(Router::new().route("/", post(rpc)).with_state(shared.clone())).await;
+            let router = Router::new().route("/v1/chat/completions", post(answer));
+            let node_url = serve(router.with_state(shared.clone())).await;
             shared.offers.lock().push((node(), node_url));
         }
         group::serve_all(&shared, replicas).await;

@@ -32,7 +32,7 @@ pub(super) async fn commit(
     let failed = |e: ClientError| {
         warn!(node = %offer.node, "no commitment: {e}");
         proxy.directory.failed(offer.node);
-        Silence::Failed(e)
+        Silence::Failed
     };
     let url = format!("{}{}", offer.endpoint, exchange.path);
     let sent = proxy
