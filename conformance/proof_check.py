@@ -133,9 +133,9 @@ def claim_of(fields):
     assert len(fields) == len(names)
     for name, value in zip(names, fields, strict=True):
         if name == "sampling":
-            floats = [struct.unpack(">f", v.rjust(4, b"\0"))[0] for v in value]
-            claim[name] = dict(zip(SAMPLING, floats, strict=True))
-            claim[name] |= {k: int.from_bytes(value[SAMPLING.index(k)]) for k in ("top_k", "seed")}
+            bits = dict(zip(SAMPLING, map(int.from_bytes, value), strict=True))
+            unpack = lambda n: struct.unpack(">f", n.to_bytes(4))[0]  # noqa: E731
+            claim[name] = {k: n if k in ("top_k", "seed") else unpack(n) for k, n in bits.items()}
         elif kinds[name].startswith("uint"):
             claim[name] = int.from_bytes(value)
         else:
