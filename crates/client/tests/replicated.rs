@@ -155,6 +155,15 @@ async fn a_copycat_is_caught_by_its_commitment() {
 }
 
 #[tokio::test]
+async fn a_nonce_that_got_about_spoils_the_round() {
+    // Who asked the second node first could have had its answer, and be the third.
+    let (network, seen) = asked(&[Honest, Used, Honest]).await;
+    assert_eq!((seen.status, code(&seen)), (502, json!("verification_failed")), "{}", seen.body);
+    assert!(!seen.body.contains(ANSWER));
+    assert_eq!(network.get("/og/v1/receipts").await.body, "{\"receipts\":[]}");
+}
+
+#[tokio::test]
 async fn a_borrowed_commitment_is_none() {
     let (network, seen) = asked(&[Honest, Borrower, Honest]).await;
     assert_eq!((seen.status, seen.header("og-replicas")), (200, "agreed 2 of 3"), "{}", seen.body);

@@ -83,6 +83,8 @@ enum Silence {
     Busy,
     /// It takes the request for a mistake.
     Refused(Response),
+    /// It has seen the nonce, which was drawn for this round, before.
+    Used,
     /// It cannot be reached, is too slow, or gave nonsense.
     Failed,
 }
@@ -211,6 +213,12 @@ impl Round {
             warn!(node = %late.offer.node, "it did not commit in time");
             late.proxy.directory.failed(late.offer.node);
         }
+        // Who got there with our nonce before us may have had the node reveal its answer to copy it; who it was, nobody can tell.
+        if let Some((exchange, _)) = silent.iter().find(|(_, s)| matches!(s, Silence::Used)) {
+            let check =
+                "it was asked this before we asked: somebody in the group passed the request on; ask again";
+            return Err(Fault::from(exchange.refuse(check.into())).into_response());
+        }
         if self.is_majority(committed.len()) {
             return Ok(committed);
         }
@@ -228,7 +236,7 @@ impl Round {
             match silence {
                 Silence::Refused(response) => return response,
                 Silence::Busy => busy = true,
-                Silence::Failed => {}
+                Silence::Used | Silence::Failed => {}
             }
         }
         let asked = self.nodes.len();

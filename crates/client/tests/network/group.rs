@@ -44,6 +44,8 @@ pub(crate) enum Replica {
     OtherTime,
     /// Has a full queue.
     Busy,
+    /// Was asked the same before, by somebody else.
+    Used,
     /// Takes the request for a mistake.
     Refuses,
     /// Falls over.
@@ -139,6 +141,7 @@ async fn commit(State(node): State<Arc<Node>>, headers: HeaderMap, body: Body) -
     match node.replica {
         Replica::Busy => return StatusCode::TOO_MANY_REQUESTS.into_response(),
         Replica::Refuses => return error(StatusCode::BAD_REQUEST, "invalid_value"),
+        Replica::Used => return error(StatusCode::CONFLICT, "duplicate_request"),
         Replica::Broken => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Replica::Slow => tokio::time::sleep(Duration::from_secs(10)).await,
         _ => {}

@@ -52,6 +52,9 @@ pub(super) async fn commit(
     if status == StatusCode::TOO_MANY_REQUESTS {
         return Err(Silence::Busy);
     }
+    if status == StatusCode::CONFLICT {
+        return Err(Silence::Used);
+    }
     let body = read_bounded(&url, upstream, SMALL_BYTES_MAX).await.map_err(failed)?;
     let malformed = |reason: String| failed(ClientError::Malformed { url: url.clone(), reason });
     if status.is_client_error() {
