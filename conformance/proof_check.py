@@ -230,11 +230,14 @@ def pair_equal(signature, message, dst, key):
 
 
 def network_commitment(network):
-    names = ("model_registry", "node_registry", "receipt_log", "wrapped_native", "staking")
+    names = (
+        "model_registry", "node_registry", "receipt_log", "wrapped_native", "staking", "beacon", "auditors", "audits",
+        "disputes", "jury", "escrow",
+    )  # fmt: skip
     contracts = [raw(network["contracts"][name].lower()) for name in names]
     validators = [[raw(v["peer"]), raw(v["vote"]), raw(v["possession"])] for v in network["validators"]]
     numbers = [rlp_number(network[k]) for k in ("version", "chain_id", "block_time_ms", "epoch_blocks")]
-    return keccak(b"og/network/2" + rlp.encode([*numbers, contracts, validators]))
+    return keccak(b"og/network/3" + rlp.encode([*numbers, contracts, validators]))
 
 
 def pairs(members):
@@ -314,7 +317,7 @@ def check(file):
     assert rlp.decode(genesis)[FIELDS.index("extraData")] == network_commitment(proof["network"])
     assert proof["network"]["chain_id"] == claim["chain_id"]
     network = proof["network"]
-    assert network["version"] == 2 and network["epoch_blocks"] >= 2
+    assert network["version"] == 3 and network["epoch_blocks"] >= 2
     check_first_set(network)
     members = follow(network, ledger["handovers"], keccak(genesis))
     fields = check_final(raw(ledger["header"]), ledger["certificate"], members, network["epoch_blocks"], keccak(genesis))

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import subprocess
 import time
 
 import httpx
@@ -9,7 +10,7 @@ import pytest
 from eth_utils import keccak
 
 import proof_check
-from devnet import og, og_receipt, og_verify
+from devnet import OG, free_port, og, og_receipt, og_verify
 
 QUESTION = "Can I get a large latte with oat milk?"
 WANTED = {"og-assurance": "replicated"}
@@ -38,7 +39,14 @@ def group_of(proof):
     return proof_check.check_group(proof["receipt"]["claim"], proof_check.raw(second["body"]))
 
 
+def owed(folder):
+    """What a proxy has promised to each node in all, in wei."""
+    return {node.lower(): int(total, 16) for node, total in json.loads((folder / "owed.totals").read_text()).items()}
+
+
 def test_three_nodes_agree(http, model, devnet, tmp_path):
+    assert ask(http, model).status_code == 200
+    before = owed(devnet.data / "proxy")
     # No seed and a temperature: without the proxy's seed no two nodes would agree.
     response = ask(http, model, temperature=0.9)
     assert response.status_code == 200, response.text
@@ -49,12 +57,36 @@ def test_three_nodes_agree(http, model, devnet, tmp_path):
     assert sorted(summary["replicas"]["agreed"]) == sorted(devnet.ready["nodes"])
     assert response.headers["og-node"].lower() == min(n.lower() for n in devnet.ready["nodes"])
     assert int(summary["price_total_wei"]) == 3 * int(summary["price_wei"])
+    after = owed(devnet.data / "proxy")
+    assert {n: after[n] - before[n] for n in after} == {n.lower(): int(summary["price_wei"]) for n in devnet.ready["nodes"]}
     proof, verdict = proved(devnet, response.headers["og-receipt-id"], tmp_path)
     assert group_of(proof) == (3, 3)
+    assert proof["receipt"]["claim"]["payer"].lower() == devnet.ready["keys"][-1]["address"].lower()
     assert proof["disclosure"]["response"] == response.text
     assert verdict.returncode == 0, verdict.stdout
     assert "3 of 3 nodes" in verdict.stdout and "assurance `replicated`" in verdict.stdout
     assert not list((devnet.data / "proxy" / "disputes").iterdir())
+
+
+def test_every_node_gets_coins_in_the_escrow(devnet, model, tmp_path):
+    # Nobody has deposited anything for this account: every node refuses at first.
+    key, port = tmp_path / "pay.key", free_port()
+    key.write_text(devnet.ready["keys"][-2]["private_key"])
+    key.chmod(0o600)
+    command = [
+        OG, "proxy", "--rpc", devnet.rpc_url, "--data", tmp_path / "proxy", "--listen", f"127.0.0.1:{port}", "--pay", key,
+        "--deposit", "10",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as proxy:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, transport=httpx.HTTPTransport(retries=9)) as new:
+                response = ask(new, model)
+        finally:
+            proxy.terminate()
+    assert response.status_code == 200, response.text
+    assert response.headers["og-replicas"] == "agreed 3 of 3"
+    price = int(json.loads(response.headers["og-verified"])["price_wei"])
+    assert owed(tmp_path / "proxy") == {n.lower(): price for n in devnet.ready["nodes"]}
 
 
 def test_seed_of_the_client_wins(http, model):
@@ -132,7 +164,7 @@ def pair(devnet):
         yield client, [n for n, _ in nodes], [u.rstrip("/") for _, u in nodes]
 
 
-def test_nodes_keep_their_answers_back(pair, model):
+def test_nodes_keep_their_answers_back(pair, model, devnet):
     client, nodes, urls = pair
     nonce, request = secrets.token_bytes(32), json.dumps(body(model)).encode()
     request_hash = keccak(b"og/request/1" + nonce + request)
@@ -150,6 +182,7 @@ def test_nodes_keep_their_answers_back(pair, model):
     alone = {k: v for k, v in headers.items() if k != "og-group"}
     assert client.post(chat[0], content=request, headers=alone).json()["error"]["code"] == "assurance_unavailable"
 
+    places = [client.get(f"{u}/og/v1/log/checkpoint").json()["size"] for u in urls]
     committed = [client.post(url, content=request, headers=headers) for url in chat]
     assert [c.status_code for c in committed] == [200, 200], committed[0].text
     commitments = [c.json() for c in committed]
@@ -158,6 +191,14 @@ def test_nodes_keep_their_answers_back(pair, model):
     # Nothing of the answer can be had, neither here nor in the log.
     shown = [client.get(f"{u}/og/v1/receipts/{i}").status_code for u, i in zip(urls, ids, strict=True)]
     assert shown == [404, 404]
+    audits = [f"{u}/og/v1/audit/{i}?size={i + 1}" for u, i in zip(urls, places, strict=True)]
+    early = [client.get(url) for url in audits]
+    assert [(e.status_code, e.json()["error"]["code"]) for e in early] == [(425, "kept_back")] * 2
+    # Auditors, who are drawn for it at once, do not take that for a fault.
+    time.sleep(14)
+    call = {"jsonrpc": "2.0", "id": 1, "method": "eth_getLogs"}
+    jury = {"address": devnet.ready["contracts"]["Jury"], "fromBlock": "0x0", "toBlock": "latest"}
+    assert client.post(devnet.rpc_url, json=call | {"params": [jury]}).json()["result"] == []
     reveals = [f"{u}/og/v1/reveal/{i}" for u, i in zip(urls, ids, strict=True)]
     for bad in (
         {"nodes": nodes, "commitments": commitments[:1]},
@@ -182,5 +223,10 @@ def test_nodes_keep_their_answers_back(pair, model):
         assert "0x" + expected.hex() == commitment["commitment"]
         outputs.add((claim["output_hash"], claim["trace_root"], claim["prompt_hash"]))
     assert len(outputs) == 1
+    for url, answer in zip(audits, opened, strict=True):
+        shown = client.get(url).json()
+        assert shown["receipt"] == answer.json()["seal"]["receipt"]
+        # Nobody asked for more to be shown.
+        assert (shown["disclose"], shown["disclosure"]) == ("none", None)
     shown = [client.get(f"{u}/og/v1/receipts/{i}").status_code for u, i in zip(urls, ids, strict=True)]
     assert shown == [200, 200]

@@ -19,7 +19,10 @@ const SETTINGS = {
 };
 
 /** Names of the system contracts: every `src/` file with a contract of the same name. */
-export const SYSTEM_CONTRACTS = ['ModelRegistry', 'NodeRegistry', 'ReceiptLog', 'Staking', 'WrappedNative'];
+export const SYSTEM_CONTRACTS = [
+  'Auditors', 'Audits', 'Beacon', 'Disputes', 'Escrow', 'Jury', 'ModelRegistry', 'NodeRegistry', 'ReceiptLog', 'Staking',
+  'WrappedNative',
+];
 
 function findImport(path) {
   const file = path.startsWith('@') ? join(ROOT, 'node_modules', path) : join(ROOT, path);

@@ -12,7 +12,9 @@ import {Text} from "./Text.sol";
 /// @notice Who serves which model, where, at which price, and with how much stake. Anyone who stakes may register; the
 /// sender's address is the node's name and the key that signs its receipts.
 /// @dev Life of an entry: `register` (active) -> `requestExit` (bonded, not listed) -> `withdraw` (gone). The stake
-/// stays locked for `UNBONDING_SECONDS` after `requestExit`, so that a node cannot cheat and leave at once.
+/// stays locked for `UNBONDING_SECONDS` after `requestExit`, so that a node cannot cheat and leave at once, and longer
+/// while a slasher holds it. Two contracts, the slashers, may take stake: they judge what nodes signed. A node whose
+/// stake falls below `MIN_STAKE` leaves the lists as if it had asked to; one that lost all may register again at once.
 contract NodeRegistry is ReentrancyGuardTransient {
     using EnumerableSet for EnumerableSet.AddressSet;
     using EnumerableSet for EnumerableSet.Bytes32Set;
@@ -69,6 +71,10 @@ contract NodeRegistry is ReentrancyGuardTransient {
     uint64 public immutable UNBONDING_SECONDS;
     /// @notice The registry that says which models exist.
     ModelRegistry public immutable MODELS;
+    /// @notice First slasher: the contract that judges computations.
+    address public immutable DISPUTES;
+    /// @notice Second slasher: the contract that judges what no computation can.
+    address public immutable JURY;
 
     /// @dev Bonded nodes: active, or waiting to withdraw.
     mapping(address node => Node) private _nodes;
@@ -80,6 +86,9 @@ contract NodeRegistry is ReentrancyGuardTransient {
     mapping(address node => mapping(bytes32 modelId => Price)) private _prices;
     /// @dev Models with at least one offer.
     EnumerableSet.Bytes32Set private _offered;
+
+    /// @notice Open proceedings against a node; its stake cannot be withdrawn while there are any.
+    mapping(address node => uint256 count) public holds;
 
     /// @notice A node registered.
     /// @param node The node.
@@ -121,6 +130,12 @@ contract NodeRegistry is ReentrancyGuardTransient {
     /// @param node The node.
     /// @param amount The stake in wei.
     event Withdrawn(address indexed node, uint256 amount);
+
+    /// @notice A slasher took stake from a node.
+    /// @param node The node.
+    /// @param amount What was taken, in wei.
+    /// @param stake What is left, in wei.
+    event NodeSlashed(address indexed node, uint256 amount, uint256 stake);
 
     /// @notice The constructor was given a minimal stake of zero or one above 128 bits.
     /// @param minStake The minimal stake in wei.
@@ -171,6 +186,15 @@ contract NodeRegistry is ReentrancyGuardTransient {
     /// @param exitAt Unix time from which on the stake can be withdrawn.
     error StillUnbonding(uint64 exitAt);
 
+    /// @notice Proceedings against the node are open: wait for their end.
+    /// @param node The node.
+    /// @param count How many.
+    error Held(address node, uint256 count);
+
+    /// @notice Only `DISPUTES` and `JURY` may call this.
+    /// @param sender Who called.
+    error OnlySlasher(address sender);
+
     /// @notice The call must carry coins.
     error NoValue();
 
@@ -179,17 +203,27 @@ contract NodeRegistry is ReentrancyGuardTransient {
     /// @param minStake Smallest stake, in wei; not zero.
     /// @param unbondingSeconds Time from `requestExit` until the stake can be withdrawn; at most
     /// `MAX_UNBONDING_SECONDS`.
-    constructor(ModelRegistry models_, uint256 minStake, uint64 unbondingSeconds) {
+    /// @param disputes First slasher.
+    /// @param jury Second slasher.
+    constructor(ModelRegistry models_, uint256 minStake, uint64 unbondingSeconds, address disputes, address jury) {
         if (minStake == 0 || minStake > type(uint128).max) revert InvalidMinStake(minStake);
         if (unbondingSeconds > MAX_UNBONDING_SECONDS) revert InvalidUnbonding(unbondingSeconds);
         MODELS = models_;
         MIN_STAKE = minStake;
         UNBONDING_SECONDS = unbondingSeconds;
+        DISPUTES = disputes;
+        JURY = jury;
     }
 
     /// @dev Lets only active nodes call.
     modifier onlyActive() {
         if (!isActive(msg.sender)) revert NotActive(msg.sender);
+        _;
+    }
+
+    /// @dev Lets only slashers call.
+    modifier onlySlasher() {
+        if (msg.sender != DISPUTES && msg.sender != JURY) revert OnlySlasher(msg.sender);
         _;
     }
 
@@ -248,13 +282,7 @@ contract NodeRegistry is ReentrancyGuardTransient {
     /// @notice Leaves: removes all offers at once and starts the unbonding delay. Cannot be taken back; post the last
     /// receipts to the `ReceiptLog` before.
     function requestExit() external onlyActive {
-        uint64 exitAt = uint64(block.timestamp) + UNBONDING_SECONDS;
-        _nodes[msg.sender].exitAt = exitAt;
-        _active.remove(msg.sender);
-        for (uint256 left = _modelsOf[msg.sender].length(); left > 0; --left) {
-            _removeOffer(msg.sender, _modelsOf[msg.sender].at(left - 1));
-        }
-        emit ExitRequested(msg.sender, exitAt);
+        _exit(msg.sender);
     }
 
     /// @notice Sends the stake back after the unbonding delay. The node may then register again.
@@ -263,10 +291,43 @@ contract NodeRegistry is ReentrancyGuardTransient {
         uint256 amount = node.stake;
         if (amount == 0 || _active.contains(msg.sender)) revert ExitNotRequested(msg.sender);
         if (block.timestamp < node.exitAt) revert StillUnbonding(node.exitAt);
+        if (holds[msg.sender] > 0) revert Held(msg.sender, holds[msg.sender]);
 
         delete _nodes[msg.sender];
         emit Withdrawn(msg.sender, amount);
         Address.sendValue(payable(msg.sender), amount);
+    }
+
+    // ---- what a slasher does ----
+
+    /// @notice Takes stake from a node, active or unbonding, and sends it to the slasher.
+    /// @param node The node.
+    /// @param amount What to take, in wei.
+    /// @return taken What was taken: less when there is less, zero when the node is not bonded.
+    function slash(address node, uint256 amount) external nonReentrant onlySlasher returns (uint256 taken) {
+        uint256 stake = _nodes[node].stake;
+        taken = amount < stake ? amount : stake;
+        if (taken == 0) return 0;
+
+        uint256 left = stake - taken;
+        _nodes[node].stake = uint128(left);
+        emit NodeSlashed(node, taken, left);
+        if (left < MIN_STAKE && isActive(node)) _exit(node);
+        // Nothing is left to wait for.
+        if (left == 0) delete _nodes[node];
+        Address.sendValue(payable(msg.sender), taken);
+    }
+
+    /// @notice Keeps a node from withdrawing until the same slasher calls `unhold`.
+    /// @param node The node.
+    function hold(address node) external onlySlasher {
+        ++holds[node];
+    }
+
+    /// @notice Takes back one `hold`.
+    /// @param node The node.
+    function unhold(address node) external onlySlasher {
+        --holds[node];
     }
 
     // ---- what a client reads ----
@@ -371,6 +432,17 @@ contract NodeRegistry is ReentrancyGuardTransient {
     }
 
     // ---- inside ----
+
+    /// @dev Takes a node from all lists and starts its unbonding delay.
+    function _exit(address node) private {
+        uint64 exitAt = uint64(block.timestamp) + UNBONDING_SECONDS;
+        _nodes[node].exitAt = exitAt;
+        _active.remove(node);
+        for (uint256 left = _modelsOf[node].length(); left > 0; --left) {
+            _removeOffer(node, _modelsOf[node].at(left - 1));
+        }
+        emit ExitRequested(node, exitAt);
+    }
 
     /// @dev Removes one offer from all lists. The offer must exist.
     function _removeOffer(address node, bytes32 modelId) private {

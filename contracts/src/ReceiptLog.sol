@@ -17,11 +17,20 @@ contract ReceiptLog {
         uint64 blockNumber;
     }
 
+    /// @dev When a checkpoint was posted, and on top of which size.
+    struct Posted {
+        uint64 blockNumber;
+        uint64 previousSize;
+    }
+
     /// @notice Merkle root of a node's log at a size, or zero when none was posted. Storage slot 0 (protocol).
     mapping(address node => mapping(uint64 size => bytes32 root)) public roots;
 
     /// @dev Latest checkpoint of every log.
     mapping(address node => Head) private _heads;
+
+    /// @dev Block and previous size of every checkpoint.
+    mapping(address node => mapping(uint64 size => Posted)) private _posted;
 
     /// @notice The registry that says who is an active node.
     NodeRegistry public immutable NODES;
@@ -70,6 +79,7 @@ contract ReceiptLog {
         uint64 blockNumber = uint64(block.number);
         roots[msg.sender][newSize] = root;
         _heads[msg.sender] = Head({size: newSize, blockNumber: blockNumber});
+        _posted[msg.sender][newSize] = Posted({blockNumber: blockNumber, previousSize: oldSize});
         emit CheckpointPosted(msg.sender, newSize, root, blockNumber);
     }
 
@@ -81,5 +91,28 @@ contract ReceiptLog {
     function latest(address node) external view returns (uint64 size, bytes32 root, uint64 blockNumber) {
         Head memory head = _heads[node];
         return (head.size, roots[node][head.size], head.blockNumber);
+    }
+
+    /// @notice Number of the block that has a checkpoint; zero when it was not posted.
+    /// @param node The node.
+    /// @param size Size of the log.
+    /// @return The block's number.
+    function blockOf(address node, uint64 size) external view returns (uint64) {
+        return _posted[node][size].blockNumber;
+    }
+
+    /// @notice What a checkpoint added: the receipts with indices in [previousSize, size). All zero when not posted.
+    /// @param node The node.
+    /// @param size Size of the log.
+    /// @return root The root.
+    /// @return blockNumber Number of the block that has the checkpoint.
+    /// @return previousSize Size of the checkpoint before.
+    function batch(address node, uint64 size)
+        external
+        view
+        returns (bytes32 root, uint64 blockNumber, uint64 previousSize)
+    {
+        Posted memory posted = _posted[node][size];
+        return (roots[node][size], posted.blockNumber, posted.previousSize);
     }
 }

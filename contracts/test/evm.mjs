@@ -18,6 +18,11 @@ export const SYSTEM = '0xfffffffffffffffffffffffffffffffffffffffe';
 export const SYSTEM_GAS = 30_000_000n;
 
 const KNOWN = new Interface(Object.values(ARTIFACTS).flatMap((a) => a.abi.filter((e) => e.type === 'error')));
+// Events of other contracts that a call causes.
+const EVENTS = new Interface(Object.values(ARTIFACTS).flatMap((a) => a.abi.filter((e) => e.type === 'event')));
+
+/** `prevrandao` of a block in tests. */
+export const randomness = (number) => keccak256(toBeHex(number, 32));
 
 /** A deterministic test address. */
 export const person = (n) => toBeHex(0xa0000000n + BigInt(n), 20);
@@ -34,7 +39,8 @@ export function transactionGas(data, executionGas) {
 /** What a call that reverted threw: `name` of the custom error and its `args`. */
 export class Reverted extends Error {
   constructor(data) {
-    const parsed = KNOWN.parseError(data);
+    // A failed call without data is a precompile's, or a decoder's.
+    const parsed = data.length >= 10 ? KNOWN.parseError(data) : null;
     super(`reverted with ${parsed ? `${parsed.name}(${parsed.args.join(', ')})` : data}`);
     this.revert = parsed?.name;
     this.args = parsed?.args;
@@ -50,13 +56,15 @@ export async function reverts(promise, name, args) {
   });
 }
 
-// A precompile that answers with `answer(input)`, both hex; `undefined` makes the call fail.
+// A precompile that answers with `answer(input)`, both hex; `undefined` makes the call fail with all of its gas, `null`
+// makes it revert.
 function precompile([address, answer]) {
   const call = ({ data, gasLimit }) => {
     const output = answer(bytesToHex(data));
-    if (output !== undefined) return { executionGasUsed: 0n, returnValue: hexToBytes(output) };
-    const exceptionError = new EVMError(EVMError.errorMessages.OUT_OF_GAS);
-    return { executionGasUsed: gasLimit, returnValue: new Uint8Array(0), exceptionError };
+    if (typeof output === 'string') return { executionGasUsed: 0n, returnValue: hexToBytes(output) };
+    const { OUT_OF_GAS, REVERT } = EVMError.errorMessages;
+    const exceptionError = new EVMError(output === null ? REVERT : OUT_OF_GAS);
+    return { executionGasUsed: output === null ? 0n : gasLimit, returnValue: new Uint8Array(0), exceptionError };
   };
   return { address: createAddressFromString(address), function: call };
 }
@@ -96,7 +104,7 @@ export class Chain {
     const gasLimit = from === SYSTEM ? SYSTEM_GAS : TX_GAS_MAX;
     const header = {
       number: this.number, timestamp: this.time, coinbase: new Address(new Uint8Array(20)), difficulty: 0n,
-      prevRandao: new Uint8Array(32), gasLimit, baseFeePerGas: 0n, getBlobGasPrice: () => 1n,
+      prevRandao: hexToBytes(randomness(this.number)), gasLimit, baseFeePerGas: 0n, getBlobGasPrice: () => 1n,
     };
     const result = await this.evm.runCall({
       caller: createAddressFromString(from), origin: createAddressFromString(from),
@@ -134,7 +142,8 @@ export class Contract {
     const data = this.abi.encodeFunctionData(method, args);
     const { output, gas, logs } = await this.chain.run({ from, to: this.address, data, value });
     const events = logs.map(([address, topics, body]) => {
-      const parsed = this.abi.parseLog({ topics: topics.map(bytesToHex), data: bytesToHex(body) });
+      const log = { topics: topics.map(bytesToHex), data: bytesToHex(body) };
+      const parsed = this.abi.parseLog(log) ?? EVENTS.parseLog(log);
       return { address: bytesToHex(address), name: parsed?.name, args: parsed && [...parsed.args] };
     });
     const values = this.abi.decodeFunctionResult(method, output);
@@ -157,11 +166,14 @@ export class Contract {
 export const MIN_STAKE = 10n * COIN;
 export const UNBONDING = 3600n;
 
-/** The system contracts but `Staking`, as genesis deploys them. */
+/** Slashers of the registry that `system` deploys. */
+export const SLASHERS = [person(90), person(91)];
+
+/** The contracts of nodes, models and logs, with accounts as slashers. */
 export async function system() {
   const chain = await Chain.create();
   const models = await chain.deploy('ModelRegistry');
-  const nodes = await chain.deploy('NodeRegistry', [models.address, MIN_STAKE, UNBONDING]);
+  const nodes = await chain.deploy('NodeRegistry', [models.address, MIN_STAKE, UNBONDING, ...SLASHERS]);
   const log = await chain.deploy('ReceiptLog', [nodes.address]);
   const token = await chain.deploy('WrappedNative');
   return { chain, models, nodes, log, token };

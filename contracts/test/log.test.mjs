@@ -109,3 +109,16 @@ test('random appends keep one root for each size', async () => {
   assert.ok(model.size > 10);
   for (let s = 0; s <= size; s++) assert.equal(await log.read('roots', node, s), model.get(s) ?? root(0));
 });
+
+test('a checkpoint knows its block and what it added', async () => {
+  const { chain, log } = await registered();
+  assert.equal(await log.read('blockOf', node, 4), 0n);
+  assert.deepEqual([...(await log.read('batch', node, 4))], [root(0), 0n, 0n]);
+  await log.send(node, 'append', [0, 4, root(1)]);
+  const first = chain.number;
+  await log.send(node, 'append', [4, 9, root(2)]);
+  const second = chain.number;
+  assert.deepEqual([...(await log.read('batch', node, 4))], [root(1), first, 0n]);
+  assert.deepEqual([...(await log.read('batch', node, 9))], [root(2), second, 4n]);
+  assert.deepEqual([await log.read('blockOf', node, 9), await log.read('blockOf', node, 5)], [second, 0n]);
+});

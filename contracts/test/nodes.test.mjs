@@ -1,6 +1,7 @@
+import { getAddress } from 'ethers';
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { Chain, COIN, MIN_STAKE, person, publish, reverts, seeded, system, TX_GAS_MAX, UNBONDING } from './evm.mjs';
+import { Chain, COIN, MIN_STAKE, person, publish, reverts, seeded, SLASHERS, system, TX_GAS_MAX, UNBONDING } from './evm.mjs';
 
 const node = person(1);
 const URL = 'https://n1.example:8443/v1';
@@ -191,10 +192,10 @@ test('paging over many nodes and leaving nodes', async () => {
 test('the constructor rejects useless rules', async () => {
   const chain = await Chain.create();
   const year = 365n * 24n * 3600n;
-  await reverts(chain.deploy('NodeRegistry', [ZERO, 0n, 1n]), 'InvalidMinStake', [0n]);
-  await reverts(chain.deploy('NodeRegistry', [ZERO, 1n << 128n, 1n]), 'InvalidMinStake');
-  await reverts(chain.deploy('NodeRegistry', [ZERO, 1n, year + 1n]), 'InvalidUnbonding', [year + 1n]);
-  const nodes = await chain.deploy('NodeRegistry', [ZERO, 1n, year]);
+  await reverts(chain.deploy('NodeRegistry', [ZERO, 0n, 1n, ZERO, ZERO]), 'InvalidMinStake', [0n]);
+  await reverts(chain.deploy('NodeRegistry', [ZERO, 1n << 128n, 1n, ZERO, ZERO]), 'InvalidMinStake');
+  await reverts(chain.deploy('NodeRegistry', [ZERO, 1n, year + 1n, ZERO, ZERO]), 'InvalidUnbonding', [year + 1n]);
+  const nodes = await chain.deploy('NodeRegistry', [ZERO, 1n, year, ZERO, ZERO]);
   assert.deepEqual([await nodes.read('MIN_STAKE'), await nodes.read('UNBONDING_SECONDS')], [1n, year]);
 });
 
@@ -218,4 +219,75 @@ test('the registry always holds exactly the bonded stake', async () => {
     assert.equal(await chain.balance(nodes.address), total);
   }
   assert.ok(done > 30, `${done} calls went through`);
+});
+
+test('slash: only slashers, at most the stake, and it goes to them', async () => {
+  const { chain, nodes } = await registered();
+  for (const method of ['slash', 'hold', 'unhold']) {
+    const args = method === 'slash' ? [node, 1n] : [node];
+    await reverts(nodes.send(node, method, args), 'OnlySlasher');
+    await reverts(nodes.send(person(0), method, args), 'OnlySlasher');
+  }
+  await nodes.send(node, 'topUp', [], 5n * COIN);
+  for (const slasher of SLASHERS) {
+    const { events, values } = await nodes.send(slasher, 'slash', [node, 2n * COIN]);
+    assert.deepEqual([values[0], events.map((e) => e.name)], [2n * COIN, ['NodeSlashed']]);
+    assert.equal(await chain.balance(slasher), 2n * COIN);
+  }
+  assert.deepEqual([...(await nodes.read('nodeInfo', node))].slice(1), [MIN_STAKE + COIN, true, 0n]);
+  assert.equal((await nodes.send(SLASHERS[0], 'slash', [person(5), COIN])).values[0], 0n);
+  assert.equal((await nodes.send(SLASHERS[0], 'slash', [node, 0n])).values[0], 0n);
+});
+
+test('slash: a node below the minimal stake leaves the lists', async () => {
+  const { chain, nodes, model } = await registered();
+  await nodes.send(node, 'setOffer', [model, 1, 2]);
+  const { events } = await nodes.send(SLASHERS[0], 'slash', [node, 1n]);
+  assert.deepEqual(events.map((e) => e.name), ['NodeSlashed', 'OfferRemoved', 'ExitRequested']);
+  assert.deepEqual([...(await nodes.read('nodeInfo', node))].slice(1), [MIN_STAKE - 1n, false, chain.time - 1n + UNBONDING]);
+  assert.deepEqual([await nodes.read('nodeCount'), await nodes.read('nodeCountFor', model)], [0n, 0n]);
+  const exitAt = (await nodes.read('nodeInfo', node)).exitAt;
+  chain.time += 50n;
+  await nodes.send(SLASHERS[0], 'slash', [node, 1n]);
+  assert.equal((await nodes.read('nodeInfo', node)).exitAt, exitAt);
+  await reverts(nodes.send(node, 'withdraw'), 'StillUnbonding');
+  chain.time += UNBONDING;
+  const { events: out } = await nodes.send(node, 'withdraw');
+  assert.equal(out[0].args[1], MIN_STAKE - 2n);
+  assert.equal((await nodes.send(SLASHERS[0], 'slash', [node, 1n])).values[0], 0n);
+});
+
+test('slash: who lost all, active or unbonding, may register again', async () => {
+  const { chain, nodes } = await registered();
+  assert.equal((await nodes.send(SLASHERS[1], 'slash', [node, 1n << 200n])).values[0], MIN_STAKE);
+  assert.deepEqual([...(await nodes.read('nodeInfo', node))], ['', 0n, false, 0n]);
+  await reverts(nodes.send(node, 'withdraw'), 'ExitNotRequested');
+  await nodes.send(node, 'register', [URL], MIN_STAKE);
+  await nodes.send(node, 'requestExit');
+  await nodes.send(SLASHERS[1], 'slash', [node, MIN_STAKE]);
+  await nodes.send(node, 'register', [URL], MIN_STAKE);
+  assert.equal(await nodes.read('isActive', node), true);
+  assert.equal(await chain.balance(nodes.address), MIN_STAKE);
+});
+
+test('hold: no withdrawal while there is one', async () => {
+  const { chain, nodes } = await registered();
+  await nodes.send(SLASHERS[0], 'hold', [node]);
+  await nodes.send(SLASHERS[1], 'hold', [node]);
+  await nodes.send(node, 'requestExit');
+  chain.time += UNBONDING;
+  await reverts(nodes.send(node, 'withdraw'), 'Held', [getAddress(node), 2n]);
+  await nodes.send(SLASHERS[0], 'unhold', [node]);
+  await reverts(nodes.send(node, 'withdraw'), 'Held');
+  await nodes.send(SLASHERS[1], 'unhold', [node]);
+  await assert.rejects(nodes.send(SLASHERS[1], 'unhold', [node]));
+  await nodes.send(node, 'withdraw');
+});
+
+test('slash of a node with all offers fits into a transaction', async (t) => {
+  const { models, nodes } = await registered();
+  for (let i = 0; i < 64; i++) await nodes.send(node, 'setOffer', [await publish(models, `m${i}`), 1, 1]);
+  const { gas } = await nodes.send(SLASHERS[0], 'slash', [node, 1n]);
+  t.diagnostic(`slash with 64 offers: ${gas} gas`);
+  assert.ok(gas < TX_GAS_MAX / 2n, `${gas}`);
 });

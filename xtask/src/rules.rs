@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Which crate of the workspace may depend on which. Anything else is a breach.
-const EDGES: [(&str, &[&str]); 16] = [
+const EDGES: [(&str, &[&str]); 17] = [
     ("types", &[]),
     ("kernels", &[]),
     ("economics", &[]),
@@ -17,11 +17,12 @@ const EDGES: [(&str, &[&str]); 16] = [
     ("referee", &["types", "kernels"]),
     ("engine", &["types", "kernels", "referee"]),
     ("signed", &["types", "verify"]),
+    ("audited", &["types", "verify"]),
     ("replicated", &["types", "verify"]),
     ("ledger", &["types", "verify", "referee"]),
     ("consensus", &["types", "verify", "ledger"]),
     ("api", &["types"]),
-    ("client", &["types", "verify", "signed", "replicated"]),
+    ("client", &["types", "verify", "signed", "audited", "replicated"]),
     (
         "node",
         &[
@@ -31,6 +32,7 @@ const EDGES: [(&str, &[&str]); 16] = [
             "referee",
             "engine",
             "signed",
+            "audited",
             "ledger",
             "consensus",
             "api",
@@ -46,6 +48,7 @@ const EDGES: [(&str, &[&str]); 16] = [
             "referee",
             "engine",
             "signed",
+            "audited",
             "ledger",
             "consensus",
             "api",

@@ -15,6 +15,7 @@ pub mod openai;
 pub mod ports;
 pub mod rpc;
 mod serve;
+pub mod tlog;
 
 pub use error::ApiError;
 pub use listen::bind;

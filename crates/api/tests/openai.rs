@@ -109,6 +109,24 @@ impl Inference for Script {
         Ok(None)
     }
 
+    async fn show(
+        &self,
+        index: u64,
+        _size: u64,
+        pass: Option<AuditorPass>,
+    ) -> Result<Option<Shown>, InferenceFault> {
+        match pass {
+            Some(pass) if index == 0 => {
+                Err(InferenceFault::Forbidden(format!("{} at {}", pass.auditor, pass.time)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn pay(&self, payment: Payment) -> Result<(), InferenceFault> {
+        Err(InferenceFault::PaymentRequired(payment.total.to_string()))
+    }
+
     fn checkpoint(&self) -> LogCheckpoint {
         LogCheckpoint { size: 2, root: B256::repeat_byte(6), posted_size: 1 }
     }

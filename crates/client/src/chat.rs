@@ -2,7 +2,7 @@
 
 use crate::{
     ClientError,
-    check::{Check, Checks, check_answer},
+    check::{Check, Checks, Known, check_answer},
     proxy::Answered,
     rpc::{read_bounded, unreachable_at},
 };
@@ -120,20 +120,21 @@ pub async fn ask(
         }
     }
     let summary = summary.ok_or_else(|| malformed("the stream ended before it was verified".into()))?;
-    let checks = recheck(proxy, &summary).await?;
+    let checks = recheck(proxy, &summary, wanted).await?;
     Ok(Verified { summary, checks })
 }
 
 /// Checks the kept answer once more, so that a broken proxy is noticed.
-async fn recheck(proxy: &str, summary: &Value) -> Result<Checks, ClientError> {
+async fn recheck(proxy: &str, summary: &Value, wanted: Wanted) -> Result<Checks, ClientError> {
     let id = summary["receipt_id"].as_str().unwrap_or_default();
     let url = format!("{proxy}/og/v1/receipts/{id}");
     let answered: Answered = serde_json::from_value(get(&url).await?)
         .map_err(|e| ClientError::Malformed { url, reason: e.to_string() })?;
     let receipt = Receipt::decode(&answered.receipt)?;
     let manifest = ModelManifest::decode(&answered.manifest)?;
+    let known = wanted.replicas.map_or(Known::now(), |asked| Known::now().agreeing(asked / 2 + 1));
     let mut checks = Checks::default();
-    check_answer(&mut checks, &crate::registry(), &receipt, &answered.disclosure, &manifest);
+    check_answer(&mut checks, &crate::registry(), &receipt, &answered.disclosure, &manifest, &known);
     match checks.first_failure() {
         None => Ok(checks),
         Some(Check { name, detail, .. }) => Err(ClientError::Verification {

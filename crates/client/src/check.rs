@@ -5,7 +5,7 @@ use serde_json::Value;
 use types::{
     ARITHMETIC_EXACT, Claim, Disclosure, ModelManifest, Receipt, Rung, Tokens, commit_bytes, commit_tokens,
 };
-use verify::{Context, NoAnchors, Registry};
+use verify::{Anchors, Context, Registry};
 
 /// Work that a client spends on one receipt's evidence.
 const WORK_MAX: u64 = 1 << 20;
@@ -67,6 +67,40 @@ fn ensure(ok: bool, good: impl Into<String>, bad: impl Into<String>) -> Result<S
     if ok { Ok(good.into()) } else { Err(bad.into()) }
 }
 
+/// What whoever checks an answer knows besides the receipt: the anchors of all modes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    audit: Option<&'static [u8]>,
+    agreeing: Option<[u8; 1]>,
+}
+
+impl Known {
+    /// For an answer that was given just now.
+    pub fn now() -> Self {
+        Self::audited(audited::PENDING)
+    }
+
+    /// What the ledger says about an audited answer: a value of [`audited::STATE`].
+    pub fn audited(state: &'static [u8]) -> Self {
+        Self { audit: Some(state), agreeing: None }
+    }
+
+    /// Fewest nodes that must agree on a replicated answer.
+    pub fn agreeing(self, nodes: u8) -> Self {
+        Self { agreeing: Some([nodes]), ..self }
+    }
+}
+
+impl Anchors for Known {
+    fn get(&self, key: &str) -> Option<&[u8]> {
+        match key {
+            audited::STATE => self.audit,
+            replicated::ANCHOR => self.agreeing.as_ref().map(<[u8; 1]>::as_slice),
+            _ => None,
+        }
+    }
+}
+
 /// Checks everything about a receipt that needs neither network nor ledger.
 pub fn check_answer(
     checks: &mut Checks,
@@ -74,9 +108,10 @@ pub fn check_answer(
     receipt: &Receipt,
     disclosure: &Disclosure,
     manifest: &ModelManifest,
+    anchors: &dyn Anchors,
 ) {
     let claim = &receipt.claim;
-    let context = Context { now_ms: claim.time_ms, anchors: &NoAnchors, work_max: WORK_MAX };
+    let context = Context { now_ms: claim.time_ms, anchors, work_max: WORK_MAX };
     let findings = registry.check_receipt(receipt, &context);
     checks.record(
         "signature",
@@ -244,4 +279,20 @@ fn price(claim: &Claim) -> Result<String, String> {
         ),
         "the price is not token counts times prices",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mode_finds_its_anchor() {
+        let known = Known::now().agreeing(3);
+        assert_eq!(known.get(audited::STATE), Some(audited::PENDING));
+        assert_eq!(known.get(replicated::ANCHOR), Some(&[3][..]));
+        assert_eq!(known.get("other"), None);
+        assert_eq!(Known::audited(audited::RERUN).get(audited::STATE), Some(audited::RERUN));
+        assert_eq!(Known::now().get(replicated::ANCHOR), None);
+        assert_eq!(Known::default().get(audited::STATE), None);
+    }
 }

@@ -152,6 +152,11 @@ impl Directory {
         Ok((entry.manifest.clone(), keyed.into_iter().map(|(_, _, offer)| offer).collect()))
     }
 
+    /// All nodes that offer a model.
+    pub fn nodes(&self) -> std::collections::BTreeSet<Address> {
+        self.state.lock().models.iter().flat_map(|m| m.offers.iter().map(|o| o.node)).collect()
+    }
+
     /// Where `node` is now, as the ledger states it.
     pub fn endpoint(&self, node: Address) -> Option<String> {
         let state = self.state.lock();

@@ -13,7 +13,7 @@ pub enum ClientError {
         reason: String,
     },
     /// A JSON-RPC call was answered with an error.
-    #[error("{method} failed: {message} (code {code})")]
+    #[error("{method} failed: {message} (code {code}{})", data.as_ref().map(|d| format!(", data {d}")).unwrap_or_default())]
     Rpc {
         /// The method.
         method: String,
@@ -92,6 +92,12 @@ pub enum ClientError {
     /// The receipt is not anchored on the ledger yet.
     #[error("the receipt is not finalised on the ledger yet; try again in a second")]
     NotFinalised,
+    /// An audited answer can still be refuted.
+    #[error("the answer is not settled: {0}")]
+    NotSettled(String),
+    /// The node wants to be paid, and nobody pays here.
+    #[error("the node wants to be paid; start the proxy with --pay and a key")]
+    Unpaid,
     /// The transaction failed.
     #[error("the transaction {hash} failed: {reason}")]
     Transaction {

@@ -36,7 +36,7 @@ mod tx;
 pub use {
     directory::{Directory, Offer},
     error::ClientError,
-    rpc::{Finalized, NetworkInfo, RpcClient},
+    rpc::{EventLog, Finalized, NetworkInfo, RpcClient},
     tx::Account,
 };
 
@@ -44,8 +44,10 @@ use std::sync::Arc;
 
 /// The verifiers that this client knows.
 pub fn registry() -> verify::Registry {
-    verify::Registry::new([
-        Arc::new(signed::SignedVerifier) as Arc<dyn verify::Verifier>,
+    let verifiers: [Arc<dyn verify::Verifier>; 3] = [
+        Arc::new(signed::SignedVerifier),
+        Arc::new(audited::AuditedVerifier),
         Arc::new(replicated::ReplicatedVerifier),
-    ])
+    ];
+    verify::Registry::new(verifiers)
 }

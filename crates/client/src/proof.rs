@@ -1,12 +1,13 @@
 //! Checks a proof file with no network.
 
 use crate::{
-    check::{Checks, check_answer},
+    check::{Checks, Known, check_answer},
+    contracts::{dispute_slots, right_slot},
     light,
 };
 use alloy_primitives::B256;
 use serde::Serialize;
-use types::{ProofFile, merkle};
+use types::{ProofFile, Rung, merkle};
 use verify::Registry;
 
 /// What a proof file says, once decoded.
@@ -52,7 +53,23 @@ pub fn check_proof(bytes: &[u8], pinned: Option<B256>, registry: &Registry) -> R
         }
     };
     checks.record("file", Ok("canonical, no byte was added, removed or respelled".into()));
-    check_answer(&mut checks, registry, &file.receipt, &file.disclosure, &file.manifest);
+    let audit = match file.receipt.claim.rung_achieved == Rung::Audited as u8 {
+        true => Some(audit_state(&file)),
+        false => None,
+    };
+    let known = match &audit {
+        Some(Ok(state)) => Known::audited(state),
+        _ => Known::default(),
+    };
+    check_answer(&mut checks, registry, &file.receipt, &file.disclosure, &file.manifest, &known);
+    if let Some(audit) = audit {
+        let words = |state: &[u8]| match state == audited::RERUN {
+            true => "the time for disputes is over, nobody refuted it, and a drawn auditor found it right"
+                .to_owned(),
+            false => "the time for disputes is over and nobody refuted it".to_owned(),
+        };
+        checks.record("audit", audit.map(words));
+    }
     let block = check_ledger(&mut checks, &file, pinned);
     let claim = &file.receipt.claim;
     let summary = Summary {
@@ -66,6 +83,36 @@ pub fn check_proof(bytes: &[u8], pinned: Option<B256>, registry: &Registry) -> R
         block,
     };
     Report { ok: checks.ok(), checks, summary: Some(summary) }
+}
+
+/// What the proved state says of an audited answer. That the state is final is checked apart.
+fn audit_state(file: &ProofFile) -> Result<&'static [u8], String> {
+    let claim = &file.receipt.claim;
+    let audit = file.ledger.audit.as_ref().ok_or("the file does not say what became of the answer")?;
+    let (header, _) = light::header(&file.ledger.header)?;
+    let contracts = file.network.contracts;
+    let account = |address, proof| {
+        light::check_account(header.state_root, address, proof)?
+            .ok_or_else(|| "a contract is missing".to_owned())
+    };
+    let disputes = account(contracts.disputes, &audit.disputes_proof)?.storage_root;
+    let audits = account(contracts.audits, &audit.audits_proof)?.storage_root;
+    let (lost, disputed) = dispute_slots(claim.node, claim.receipt_id().0);
+    light::check_slot(disputes, lost, audit.lost, &audit.lost_proof)?;
+    light::check_slot(disputes, disputed, audit.disputed_at, &audit.disputed_proof)?;
+    light::check_slot(audits, right_slot(claim.node, file.log.index), audit.right, &audit.right_proof)?;
+    if !audit.lost.is_zero() {
+        return Err("it was found wrong".into());
+    }
+    let mut until = (claim.time_ms / 1000).saturating_add(file.network.window_seconds);
+    if !audit.disputed_at.is_zero() {
+        until = until.saturating_add(file.network.game_seconds);
+    }
+    if header.timestamp <= until {
+        return Err(format!("it can still be refuted until Unix time {until}; get the proof again then"));
+    }
+    let rerun = audit.right.bit((file.log.index % 256) as usize);
+    Ok(if rerun { audited::RERUN } else { audited::UNREFUTED })
 }
 
 fn check_ledger(checks: &mut Checks, file: &ProofFile, pinned: Option<B256>) -> u64 {

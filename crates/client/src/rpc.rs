@@ -10,6 +10,25 @@ use types::{FinalityCertificate, LedgerProof, NetworkConfig};
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 const TIMEOUT: Duration = Duration::from_secs(15);
 
+/// An event of a contract.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventLog {
+    /// Topics, the event's signature first.
+    pub topics: Vec<B256>,
+    /// The rest, ABI-encoded.
+    pub data: Bytes,
+    /// Block that has it.
+    pub block_number: U64,
+}
+
+impl EventLog {
+    /// The event, when it is one of this kind.
+    pub fn decode<E: alloy_sol_types::SolEvent>(&self) -> Option<E> {
+        E::decode_raw_log(&self.topics, &self.data).ok()
+    }
+}
+
 /// A small client for a validator's JSON-RPC.
 #[derive(Clone, Debug)]
 pub struct RpcClient {
@@ -126,6 +145,36 @@ impl RpcClient {
         })
     }
 
+    /// Logs of `contract` whose first topic is one of `events`, from block `from` to `to`, in order.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn logs(
+        &self,
+        contract: Address,
+        events: &[B256],
+        from: u64,
+        to: u64,
+    ) -> Result<Vec<EventLog>, ClientError> {
+        let filter = json!({"address": contract, "topics": [events], "fromBlock": U64::from(from), "toBlock": U64::from(to)});
+        self.call("eth_getLogs", json!([filter])).await
+    }
+
+    /// Seconds since the Unix epoch of the newest block.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn block_time(&self) -> Result<u64, ClientError> {
+        let block: Value = self.call("eth_getBlockByNumber", json!(["latest", false])).await?;
+        let time = block["timestamp"]
+            .as_str()
+            .and_then(|t| u64::from_str_radix(t.trim_start_matches("0x"), 16).ok());
+        time.ok_or_else(|| ClientError::Malformed {
+            url: self.url.clone(),
+            reason: "a block without time".into(),
+        })
+    }
+
     /// Configuration and genesis header of the network.
     ///
     /// # Errors
@@ -142,12 +191,19 @@ impl RpcClient {
         self.call("og_finalized", json!([])).await
     }
 
-    /// Proof that the root of `size` receipts of `node` is on the ledger.
+    /// Proof that the root of `size` receipts of `node` is on the ledger; and, for the receipt with this id and index, what became of
+    /// it.
     ///
     /// # Errors
     /// [`ClientError::NotFinalised`] when it is not there yet, else as [`call`](Self::call).
-    pub async fn receipt_log_proof(&self, node: Address, size: u64) -> Result<LedgerProof, ClientError> {
-        match self.call("og_receiptLogProof", json!([node, size])).await {
+    pub async fn receipt_log_proof(
+        &self,
+        node: Address,
+        size: u64,
+        answer: Option<(B256, u64)>,
+    ) -> Result<LedgerProof, ClientError> {
+        let answer = answer.map(|(receipt, index)| json!({"receipt": receipt, "index": index}));
+        match self.call("og_receiptLogProof", json!([node, size, answer])).await {
             Err(ClientError::Rpc { code: -32001, .. }) => Err(ClientError::NotFinalised),
             other => other,
         }

@@ -229,3 +229,51 @@ async fn too_few_nodes_are_an_error_and_no_downgrade() {
         assert_eq!((seen.status, code(&seen)), (400, json!("invalid_value")), "{bad:?}");
     }
 }
+
+#[tokio::test]
+async fn every_node_that_answers_is_paid_once() {
+    let network = Network::start_paid_group(&[Honest, WantsCoins, Liar(0), Honest, Withholds]).await;
+    let seen = ask(&network, 5, false).await;
+    assert_eq!((seen.status, seen.header("og-replicas")), (200, "agreed 3 of 5"), "{}", seen.body);
+    assert_eq!(network.refusals(), 1, "its pocket was filled and it was asked again");
+    let promised = network.promised(4, 80).await;
+    let totals: Vec<_> = (0..5).map(|i| promised[&address(i)].to::<u64>()).collect();
+    // Who reveals nothing gets nothing; the first request promised it the nothing that it is owed.
+    assert_eq!(totals, [80, 80, 80, 80, 0]);
+
+    let seen = ask(&network, 5, true).await;
+    assert_eq!(seen.status, 200, "{}", seen.body);
+    let promised = network.promised(4, 160).await;
+    assert_eq!(promised[&address(1)].to::<u64>(), 160);
+    assert_eq!(network.refusals(), 1);
+}
+
+#[tokio::test]
+async fn answers_without_a_majority_are_paid() {
+    let network = Network::start_paid_group(&[Liar(0), Liar(1), Honest]).await;
+    let seen = ask(&network, 3, false).await;
+    assert_eq!((seen.status, code(&seen)), (502, json!("replicas_disagree")), "{}", seen.body);
+    let promised = network.promised(3, 80).await;
+    assert!((0..3).all(|i| promised[&address(i)].to::<u64>() == 80), "{promised:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_is_never_paid_enough_is_asked_twice() {
+    let network = Network::start_paid_group(&[NeverPaid, Honest, Honest]).await;
+    let seen = ask(&network, 3, false).await;
+    assert_eq!((seen.status, seen.header("og-replicas")), (200, "agreed 2 of 3"), "{}", seen.body);
+    assert_eq!(network.refusals(), 2);
+
+    let network = Network::start_paid_group(&[NeverPaid, NeverPaid, Honest]).await;
+    let seen = ask(&network, 3, false).await;
+    assert_eq!((seen.status, code(&seen)), (402, json!("payment_required")), "{}", seen.body);
+    assert_eq!(network.refusals(), 4);
+}
+
+#[tokio::test]
+async fn a_proxy_without_a_purse_says_so() {
+    let (network, seen) = asked(&[WantsCoins, WantsCoins, Honest]).await;
+    assert_eq!((seen.status, code(&seen)), (402, json!("payment_required")), "{}", seen.body);
+    assert_eq!(network.refusals(), 2, "asking again would not help");
+    assert!(network.disputes().is_empty());
+}

@@ -141,12 +141,15 @@ pub(crate) mod tests {
             receipt_log: a,
             wrapped_native: a,
             staking: a,
+            ..SystemContracts::none()
         };
         NetworkConfig {
-            version: 2,
+            version: 3,
             chain_id: 7,
             block_time_ms: 250,
             epoch_blocks: 100,
+            window_seconds: 90,
+            game_seconds: 600,
             contracts,
             validators,
         }

@@ -16,6 +16,8 @@ const CHUNK: usize = 128;
 pub struct Replay {
     /// Index of the first generated token that this machine would not have chosen.
     pub first_difference: Option<usize>,
+    /// The token that it would have chosen there; `None` when there is no difference or the grammar allows none.
+    pub chosen: Option<u32>,
     /// Trace root over the claimed tokens, as computed here.
     pub trace_root: B256,
     /// Log-probabilities of the tokens, when asked for.
@@ -79,7 +81,8 @@ pub(crate) fn replay_on(
     let mut cache = KvCache::new(decoder.spec.kv_shape());
     let mut sampler = Sampler::new(by);
     let mut scratch = Scratch::default();
-    let mut found = Replay { first_difference: None, trace_root: B256::ZERO, logprobs: Vec::new() };
+    let mut found =
+        Replay { first_difference: None, chosen: None, trace_root: B256::ZERO, logprobs: Vec::new() };
     let mut index = 0;
     for chunk in rows.chunks(CHUNK) {
         for mut logits in decoder.forward(&backend, chunk, &mut [&mut cache], &mut scratch) {
@@ -93,6 +96,7 @@ pub(crate) fn replay_on(
             let chosen = sampler.next(&mut logits).ok();
             if chosen != Some(tokens[index]) {
                 found.first_difference.get_or_insert(index);
+                found.chosen = chosen;
                 break;
             }
             index += 1;

@@ -217,7 +217,7 @@ impl Setting {
         Claim { trace_root: merkle::root(&leaves), output_hash, ..self.claim.clone() }
     }
 
-    fn player(&self, claim: &Claim, output: &[u32], trace: Box<dyn Trace>) -> Player {
+    fn player(&self, claim: &Claim, output: &[u32], trace: Box<dyn Trace + Send>) -> Player {
         Player::new(Dispute {
             model: self.model.clone(),
             weights: self.weights(),
@@ -257,7 +257,7 @@ fn play(
     loop {
         let game = match outcome {
             Outcome::Won(winner) => return Played { winner, ..played },
-            Outcome::Next(game) => game,
+            Outcome::Next(game) => *game,
         };
         let state = game.encode();
         assert_eq!(Game::decode(&state).unwrap(), game);

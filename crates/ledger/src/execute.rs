@@ -34,6 +34,8 @@ pub struct ChainParams {
     pub epoch_blocks: u64,
     /// The staking contract; without one, the validators never change.
     pub staking: Option<Address>,
+    /// The contract that keeps the randomness of blocks.
+    pub beacon: Option<Address>,
 }
 
 /// What the proposer decides about a block besides its transactions.

@@ -22,6 +22,7 @@ use types::{FixedBytes, Validator, ValidatorSet};
 sol! {
     struct ActiveValidator { address operator; bytes32 peer; bytes vote; }
     struct Reward { address to; uint256 amount; }
+    function record() external;
     function beginBlock(uint256 proposer, uint256[] calldata missed) external;
     function endEpoch() external returns (ActiveValidator[] memory next, Reward[] memory rewards);
 }
@@ -50,7 +51,7 @@ fn call<DB: Database<Error = LedgerError> + DatabaseCommit>(
     }
 }
 
-/// Before the transactions of a block: EIP-2935, EIP-4788 and the staking contract's count of turns.
+/// Before the transactions of a block: EIP-2935, EIP-4788, the beacon's record and the staking contract's count of turns.
 pub(crate) fn begin_block<DB: Database<Error = LedgerError> + DatabaseCommit>(
     evm: &mut OgEvm<DB>,
     params: &ChainParams,
@@ -60,6 +61,9 @@ pub(crate) fn begin_block<DB: Database<Error = LedgerError> + DatabaseCommit>(
 ) -> Result<(), LedgerError> {
     call(evm, HISTORY_STORAGE_ADDRESS, parent_hash.into())?;
     call(evm, BEACON_ROOTS_ADDRESS, validators.into())?;
+    if let Some(beacon) = params.beacon {
+        call(evm, beacon, recordCall {}.abi_encode().into())?;
+    }
     if let Some(staking) = params.staking {
         let missed = turn.missed.iter().map(|i| U256::from(*i)).collect();
         let count = beginBlockCall { proposer: U256::from(turn.proposer), missed };

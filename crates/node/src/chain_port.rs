@@ -7,7 +7,7 @@ use api::ports::{
     AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
     Pooled, SimulatedData,
 };
-use client::contracts::receipt_log_slot;
+use client::contracts::{dispute_slots, receipt_log_slot, right_slot};
 use consensus::ConsensusError;
 use ledger::{Block, CallOutcome, Cursor, Executed, LedgerError, Overrides, Replay, Standing};
 use quick_cache::sync::Cache;
@@ -15,7 +15,7 @@ use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::broadcast;
-use types::{Address, B256, Bytes, LedgerProof, U256, hex};
+use types::{Address, AuditProof, B256, Bytes, LedgerProof, U256, hex};
 
 /// Events that a slow subscriber may be behind.
 const EVENTS: usize = 8192;
@@ -80,6 +80,37 @@ fn of_executed(executed: &Executed) -> Result<BlockData, ChainFault> {
 }
 
 impl ChainPort {
+    /// What the state says about one answer.
+    fn audit_proof(
+        &self,
+        executed: &ledger::Executed,
+        node: Address,
+        receipt: B256,
+        index: u64,
+    ) -> Result<AuditProof, ChainFault> {
+        let contracts = self.chain.network().contracts;
+        let number = |slot: B256| U256::from_be_bytes(slot.0);
+        let (lost, disputed) = dispute_slots(node, receipt);
+        let slots = [number(lost), number(disputed)];
+        let mut disputes = executed.state().proof(contracts.disputes, &slots).map_err(rejected)?;
+        let mut audits =
+            executed.state().proof(contracts.audits, &[number(right_slot(node, index))]).map_err(rejected)?;
+        let missing = || ChainFault::Internal("a proof without its slots".into());
+        let disputed = disputes.storage.pop().ok_or_else(missing)?;
+        let lost = disputes.storage.pop().ok_or_else(missing)?;
+        let right = audits.storage.pop().ok_or_else(missing)?;
+        Ok(AuditProof {
+            lost: lost.value,
+            disputed_at: disputed.value,
+            right: right.value,
+            disputes_proof: disputes.proof,
+            lost_proof: lost.proof,
+            disputed_proof: disputed.proof,
+            audits_proof: audits.proof,
+            right_proof: right.proof,
+        })
+    }
+
     pub(crate) fn new(chain: Arc<consensus::Chain>) -> Self {
         let events = broadcast::Sender::new(EVENTS);
         let blocks = events.clone();
@@ -345,7 +376,12 @@ impl Chain for ChainPort {
         Ok(json!({"number": number, "hash": hash, "header": header, "certificate": certificate}))
     }
 
-    fn receipt_log_proof(&self, node: Address, size: u64) -> Result<Value, ChainFault> {
+    fn receipt_log_proof(
+        &self,
+        node: Address,
+        size: u64,
+        answer: Option<(B256, u64)>,
+    ) -> Result<Value, ChainFault> {
         let certified = self.chain.certified().map_err(internal)?;
         let not_yet = || ChainFault::NotFinalised(format!("no root of {size} receipts of {node}"));
         let (executed, certificate) = certified.ok_or_else(not_yet)?;
@@ -362,6 +398,9 @@ impl Chain for ChainPort {
             certificate,
             account_proof: proof.proof,
             storage_proof,
+            audit: answer
+                .map(|(receipt, index)| self.audit_proof(&executed, node, receipt, index))
+                .transpose()?,
         })
         .map_err(internal)
     }

@@ -1,9 +1,13 @@
 //! The subcommands.
 
 use crate::{
+    auditor::{self, AuditorConfig},
     bench,
-    cli::{ChatArgs, Cli, Command, DevnetArgs, NodeArgs, ProveArgs, ProxyArgs, ReceiptCommand, VerifyArgs},
-    devnet,
+    cli::{
+        AuditArgs, ChatArgs, Cli, Command, DevnetArgs, NodeArgs, ProveArgs, ProxyArgs, ReceiptCommand,
+        SimulateCommand, VerifyArgs,
+    },
+    devnet, files,
     genesis::COIN,
     node::{self, NodeConfig},
     output::{out, outln},
@@ -13,7 +17,7 @@ use anyhow::Context as _;
 use client::{
     chain::{Trust, check_chain},
     check::{Checks, Outcome},
-    proxy::{ProxyConfig, Replicas},
+    proxy::{Payer, ProxyConfig, Replicas},
 };
 use engine::{Engine, EngineConfig, Model};
 use serde_json::{Value, json};
@@ -23,7 +27,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use types::{U256, limits::PROOF_BYTES_MAX};
+use types::{B256, U256, limits::PROOF_BYTES_MAX};
 
 /// Longest time that answers under way may take when a proxy is stopped.
 const PROXY_DRAIN: Duration = Duration::from_secs(10);
@@ -34,6 +38,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Devnet(args) => run_devnet(&args).await.map(|()| true),
         Command::Node(args) => run_node(args).await.map(|()| true),
         Command::Validator { command } => crate::validator_commands::run(command).await.map(|()| true),
+        Command::Audit(args) => run_audit(args).await.map(|()| true),
+        Command::Simulate { command } => simulate(&command).map(|()| true),
         Command::Proxy(args) => run_proxy(args).await.map(|()| true),
         Command::Chat(args) => chat(args).await.map(|()| true),
         Command::Receipt { command } => receipt(command).await.map(|()| true),
@@ -155,6 +161,7 @@ async fn run_node(args: NodeArgs) -> anyhow::Result<()> {
         stake_wei: U256::from(args.stake) * U256::from(COIN),
         price_input: args.price_input,
         price_output: args.price_output,
+        require_payment: args.require_payment,
     };
     let endpoint = config.endpoint.clone();
     let stop = stop_signal();
@@ -171,6 +178,38 @@ async fn run_node(args: NodeArgs) -> anyhow::Result<()> {
         () = node.drain(Duration::from_secs(args.drain_timeout)) => Ok(()),
         stopped = again => stopped,
     }
+}
+
+async fn run_audit(args: AuditArgs) -> anyhow::Result<()> {
+    let mut models = vec![Model::embedded()?];
+    for path in &args.models {
+        models.push(load_model(Some(path))?);
+    }
+    let names: Vec<String> = models.iter().map(|m| m.manifest().name.clone()).collect();
+    let stake_wei = U256::from(args.stake) * U256::from(COIN);
+    let config = AuditorConfig { rpc_url: args.rpc, data_dir: args.data, stake_wei };
+    let stop = stop_signal();
+    tokio::pin!(stop);
+    let auditor = tokio::select! {
+        started = auditor::start(config, models) => started?,
+        stopped = &mut stop => return stopped,
+    };
+    outln!("Auditor {} checks answers of {}", auditor.address, names.join(", "));
+    stop.await
+}
+
+fn simulate(command: &SimulateCommand) -> anyhow::Result<()> {
+    let SimulateCommand::Economics { seed, json } = command;
+    let mut config = economics::Config::default();
+    if let Some(seed) = seed {
+        config.seed = *seed;
+    }
+    let report = economics::run(&config)?;
+    match json {
+        true => outln!("{}", serde_json::to_string_pretty(&report)?),
+        false => out!("{report}"),
+    }
+    Ok(())
 }
 
 /// Loads a model, with a progress bar where someone looks.
@@ -193,11 +232,19 @@ pub(crate) fn load_model(path: Option<&Path>) -> anyhow::Result<Arc<Model>> {
 
 async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
     let listener = api::bind(args.listen, "proxy", "--listen")?;
+    let payer = match &args.pay {
+        Some(path) => {
+            let deposit = U256::from(args.deposit) * U256::from(COIN / 1000);
+            Some(Payer { secret: B256::from(files::existing_secret(path)?), deposit })
+        }
+        None => None,
+    };
     let config = ProxyConfig {
         rpc_url: args.rpc,
         network: args.network,
         data_dir: args.data,
         release_verified: args.release_verified,
+        payer,
         idle_max: Duration::from_secs(120),
         replicas: Replicas { nodes: args.replicas, ..Replicas::default() },
     };

@@ -52,7 +52,8 @@ pub(crate) fn apply(mut cli: Cli) -> anyhow::Result<Cli> {
             ValidatorCommand::Status(a) => fill(&mut a.rpc, RPC_URL, settings.rpc),
             ValidatorCommand::Init(_) | ValidatorCommand::Genesis(_) | ValidatorCommand::Run(_) => {}
         },
-        Command::Devnet(_) | Command::Bench { .. } => {}
+        Command::Audit(a) => fill(&mut a.rpc, RPC_URL, settings.rpc),
+        Command::Devnet(_) | Command::Bench { .. } | Command::Simulate { .. } => {}
     }
     Ok(cli)
 }

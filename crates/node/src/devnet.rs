@@ -1,17 +1,19 @@
 //! A whole network in one process, with real parts: consensus over encrypted TCP, one ledger a validator, staked nodes, proxy.
 
 use crate::{
+    auditor::{self, AuditorConfig, RunningAuditor},
     cli::DevnetArgs,
     files,
     genesis::{self, COIN, NewNetwork, dev_keys},
     network_file::{NetworkFile, Peer},
     node::{self, Node, NodeConfig},
     proxy::{self, RunningProxy},
+    trust_rules::TrustRules,
     validator::{self, Keys, Running, Setup},
 };
 use anyhow::{Context as _, ensure};
 use api::rpc::RpcConfig;
-use client::proxy::{ProxyConfig, Replicas};
+use client::proxy::{Payer, ProxyConfig, Replicas};
 use engine::{Engine, EngineConfig, Model};
 use ledger::{Retention, SNAPSHOT_BLOCKS};
 use serde_json::{Value, json};
@@ -29,6 +31,9 @@ const FIRST_BLOCK_MAX: Duration = Duration::from_secs(15);
 const PRICE_INPUT: u128 = 1_000_000_000;
 const PRICE_OUTPUT: u128 = 2_000_000_000;
 
+/// Stake of a development auditor, in coins.
+const AUDITOR_STAKE: u128 = 20;
+
 /// Memory for keys and values of each node: they share one machine.
 const KV_BYTES: usize = 512 << 20;
 
@@ -38,6 +43,7 @@ pub(crate) struct Devnet {
     pub(crate) about: Value,
     proxy: Option<RunningProxy>,
     nodes: Vec<Node>,
+    auditors: Vec<RunningAuditor>,
     validators: Vec<Running>,
     /// Removes the folder at the end when nobody asked to keep it.
     _temporary: Option<tempfile::TempDir>,
@@ -103,8 +109,14 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
         .collect::<Result<_, _>>()?;
     let file = load_or_create(&dir, args, &keys)?;
 
-    let mut devnet =
-        Devnet { about: Value::Null, proxy: None, nodes: vec![], validators: vec![], _temporary: temporary };
+    let mut devnet = Devnet {
+        about: Value::Null,
+        proxy: None,
+        nodes: vec![],
+        auditors: vec![],
+        validators: vec![],
+        _temporary: temporary,
+    };
     let rpc_urls = sockets.rpc.iter().map(url).collect::<anyhow::Result<Vec<_>>>()?;
     let peers: Vec<_> = keys
         .iter()
@@ -129,16 +141,27 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
     devnet.wait_for_blocks().await?;
     let node_urls = sockets.nodes.iter().map(url).collect::<anyhow::Result<Vec<_>>>()?;
     devnet.start_nodes(&dir, &model, sockets.nodes, &rpc_urls).await?;
+    let auditors = devnet.start_auditors(&dir, &model, args.auditors, &rpc_urls).await?;
     let proxy_url = url(&sockets.proxy)?;
+    // The proxy's user is the last of the well-known accounts.
+    let payer = dev_keys()?.last().map(|k| Payer { secret: k.secret, deposit: U256::from(COIN) });
     let config = ProxyConfig {
         rpc_url: rpc_urls[0].clone(),
         network: Some(devnet.genesis()),
         data_dir: dir.join("proxy"),
         release_verified: false,
+        payer,
         idle_max: Duration::from_secs(120),
         replicas: Replicas::default(),
     };
-    devnet.proxy = Some(proxy::start(config, sockets.proxy).await?);
+    let running = proxy::start(config, sockets.proxy).await?;
+    let paying = running.proxy.clone();
+    tokio::spawn(async move {
+        if let Err(e) = paying.fill_pockets().await {
+            tracing::warn!("the proxy could not deposit coins: {e}");
+        }
+    });
+    devnet.proxy = Some(running);
     let keys: Vec<_> = dev_keys()?
         .iter()
         .map(|k| json!({"address": k.address.to_string(), "private_key": k.secret}))
@@ -152,11 +175,14 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
         "proxy_url": proxy_url,
         "node_urls": node_urls,
         "nodes": devnet.nodes.iter().map(|n| n.address.to_string()).collect::<Vec<_>>(),
+        "auditors": auditors,
         "model": {"name": model.manifest().name, "id": model.id()},
         "keys": keys,
         "contracts": {
             "ModelRegistry": c.model_registry.to_string(), "NodeRegistry": c.node_registry.to_string(), "ReceiptLog": c.receipt_log.to_string(),
             "WrappedNative": c.wrapped_native.to_string(), "Staking": c.staking.to_string(),
+            "Beacon": c.beacon.to_string(), "Auditors": c.auditors.to_string(), "Audits": c.audits.to_string(),
+            "Disputes": c.disputes.to_string(), "Jury": c.jury.to_string(), "Escrow": c.escrow.to_string(),
         },
         "data": dir,
         "ready_after_ms": began.elapsed().as_millis() as u64,
@@ -173,6 +199,10 @@ fn validator_dir(dir: &Path, i: usize) -> PathBuf {
 
 fn node_dir(dir: &Path, i: usize) -> PathBuf {
     dir.join("nodes").join(i.to_string())
+}
+
+fn auditor_dir(dir: &Path, i: usize) -> PathBuf {
+    dir.join("auditors").join(i.to_string())
 }
 
 /// The network of the folder, or a new one.
@@ -203,6 +233,12 @@ fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Resul
         let secret = files::secret(&dir.join("node.key"), rand::random::<[u8; 32]>)?;
         funded.push((signing::address_of(&B256::from(secret))?, rich));
     }
+    for i in 0..usize::from(args.auditors) {
+        let dir = auditor_dir(dir, i);
+        files::private_dir(&dir)?;
+        let secret = files::secret(&dir.join("auditor.key"), rand::random::<[u8; 32]>)?;
+        funded.push((signing::address_of(&B256::from(secret))?, rich));
+    }
     let mut validators = vec![];
     for keys in keys {
         let operator = keys.operator()?;
@@ -217,6 +253,7 @@ fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Resul
         validators,
         funded,
         staking: genesis::staking_rules(),
+        trust: TrustRules::devnet(),
     };
     let (genesis, network) = new.build()?;
     // The peers' ports change from run to run, so they are not in this file.
@@ -268,6 +305,7 @@ impl Devnet {
                 stake_wei: U256::from(100 * COIN),
                 price_input: PRICE_INPUT,
                 price_output: PRICE_OUTPUT,
+                require_payment: false,
             };
             let engine =
                 Engine::new(model.clone(), EngineConfig { kv_bytes: KV_BYTES, ..EngineConfig::default() })?;
@@ -281,9 +319,36 @@ impl Devnet {
         Ok(())
     }
 
+    /// Starts auditors; their addresses.
+    async fn start_auditors(
+        &mut self,
+        dir: &Path,
+        model: &Arc<Model>,
+        count: u16,
+        rpc_urls: &[String],
+    ) -> anyhow::Result<Vec<String>> {
+        let mut starting = tokio::task::JoinSet::new();
+        for i in 0..usize::from(count) {
+            let config = AuditorConfig {
+                rpc_url: rpc_urls[i % rpc_urls.len()].clone(),
+                data_dir: auditor_dir(dir, i),
+                stake_wei: U256::from(AUDITOR_STAKE * COIN),
+            };
+            let models = vec![model.clone()];
+            starting.spawn(async move { (i, auditor::start(config, models).await) });
+        }
+        let mut started = starting.join_all().await;
+        started.sort_by_key(|(i, _)| *i);
+        for (i, auditor) in started {
+            self.auditors.push(auditor.with_context(|| format!("auditor {i}"))?);
+        }
+        Ok(self.auditors.iter().map(|a| a.address.to_string()).collect())
+    }
+
     /// Stops everything, servers first.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         self.proxy = None;
+        self.auditors.clear();
         self.nodes.clear();
         for validator in self.validators.drain(..) {
             validator.stop()?;

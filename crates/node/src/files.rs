@@ -39,12 +39,17 @@ pub(crate) fn secret<const N: usize>(path: &Path, make: impl FnOnce() -> [u8; N]
         write(path, format!("{}\n", hex::encode(secret)).as_bytes(), 0o600)?;
         return Ok(secret);
     }
+    existing_secret(path)
+}
+
+/// The secret of `N` bytes in `path` (hexadecimal), which must be there.
+pub(crate) fn existing_secret<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
     let shown = path.display();
     let mode = fs::metadata(path).with_context(|| format!("cannot read {shown}"))?.permissions().mode();
     ensure!(mode & 0o077 == 0, "others can read the key file {shown}; run: chmod 600 {shown}");
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
     let mut secret = [0u8; N];
-    hex::decode_to_slice(text.trim(), &mut secret)
+    hex::decode_to_slice(text.trim().trim_start_matches("0x"), &mut secret)
         .with_context(|| format!("{shown} is not a key file of {N} bytes in hexadecimal"))?;
     Ok(secret)
 }

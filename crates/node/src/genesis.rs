@@ -1,5 +1,6 @@
 //! The genesis of a development network: funded accounts and the system contracts.
 
+use crate::trust_rules::TrustRules;
 use alloy_sol_types::SolValue as _;
 use anyhow::Context as _;
 use ledger::{Deployment, Genesis, GenesisAccount, StakingRules, staking_deployment};
@@ -15,10 +16,8 @@ const GAS_LIMIT: u64 = 60_000_000;
 const BASE_FEE: u64 = 1_000_000_000;
 /// Wei in a coin.
 pub(crate) const COIN: u128 = 1_000_000_000_000_000_000;
-/// Smallest stake of a node, in coins.
-const MIN_STAKE: u128 = 100;
 /// Time before a stake can be withdrawn, in seconds.
-const UNBONDING_SECONDS: u64 = 7 * 24 * 3600;
+pub(crate) const UNBONDING_SECONDS: u64 = 7 * 24 * 3600;
 
 /// Order of deployment; addresses follow from it.
 const MODELS: u64 = 0;
@@ -26,6 +25,12 @@ const NODES: u64 = 1;
 const LOG: u64 = 2;
 const WRAPPED: u64 = 3;
 const STAKING: u64 = 4;
+const BEACON: u64 = 5;
+const AUDITORS: u64 = 6;
+const AUDITS: u64 = 7;
+const DISPUTES: u64 = 8;
+const JURY: u64 = 9;
+const ESCROW: u64 = 10;
 
 macro_rules! artifact {
     ($name:literal) => {
@@ -63,6 +68,12 @@ pub(crate) fn system_contracts() -> SystemContracts {
         receipt_log: Genesis::deployment_address(LOG),
         wrapped_native: Genesis::deployment_address(WRAPPED),
         staking: Genesis::deployment_address(STAKING),
+        beacon: Genesis::deployment_address(BEACON),
+        auditors: Genesis::deployment_address(AUDITORS),
+        audits: Genesis::deployment_address(AUDITS),
+        disputes: Genesis::deployment_address(DISPUTES),
+        jury: Genesis::deployment_address(JURY),
+        escrow: Genesis::deployment_address(ESCROW),
     }
 }
 
@@ -79,6 +90,7 @@ pub(crate) struct NewNetwork {
     /// Accounts with coins, in wei.
     pub(crate) funded: Vec<(Address, U256)>,
     pub(crate) staking: StakingRules,
+    pub(crate) trust: TrustRules,
 }
 
 /// Rules of staking that fit most networks.
@@ -104,17 +116,22 @@ impl NewNetwork {
         for (address, balance) in &self.funded {
             alloc.entry(*address).or_default().balance += balance;
         }
-        let nodes_args =
-            (contracts.model_registry, U256::from(MIN_STAKE * COIN), UNBONDING_SECONDS).abi_encode();
         let staking: Artifact = serde_json::from_str(artifact!("Staking").1).context("artefact Staking")?;
+        let trust = &self.trust;
         let (staking, stakes) = staking_deployment(&staking.bytecode, &self.staking, &self.validators);
         alloc.insert(contracts.staking, stakes);
         let deployments = vec![
             deployment(artifact!("ModelRegistry"), vec![])?,
-            deployment(artifact!("NodeRegistry"), nodes_args)?,
+            deployment(artifact!("NodeRegistry"), trust.nodes(&contracts))?,
             deployment(artifact!("ReceiptLog"), contracts.node_registry.abi_encode())?,
             deployment(artifact!("WrappedNative"), vec![])?,
             staking,
+            deployment(artifact!("Beacon"), vec![])?,
+            deployment(artifact!("Auditors"), trust.auditors(&contracts))?,
+            deployment(artifact!("Audits"), trust.audits(&contracts))?,
+            deployment(artifact!("Disputes"), trust.disputes(&contracts))?,
+            deployment(artifact!("Jury"), trust.jury(&contracts))?,
+            deployment(artifact!("Escrow"), trust.escrow(&contracts))?,
         ];
         let genesis = Genesis {
             chain_id: self.chain_id,
@@ -125,10 +142,12 @@ impl NewNetwork {
             deployments,
         };
         let network = NetworkConfig {
-            version: 2,
+            version: 3,
             chain_id: self.chain_id,
             block_time_ms: self.block_time_ms,
             epoch_blocks: self.epoch_blocks,
+            window_seconds: trust.window_seconds,
+            game_seconds: trust.game_seconds(),
             contracts,
             validators: self.validators.into_iter().map(|(_, key)| key).collect(),
         };
@@ -163,11 +182,12 @@ mod tests {
             validators: vec![(Address::repeat_byte(9), key)],
             funded: vec![],
             staking: staking_rules(),
+            trust: TrustRules::devnet(),
         };
         let (genesis, network) = new.build().unwrap();
         let executed = genesis.execute(&network).unwrap();
         let c = network.contracts;
-        for address in [c.model_registry, c.node_registry, c.receipt_log, c.wrapped_native, c.staking] {
+        for address in c.all() {
             assert!(executed.state().code(address).unwrap().len() > 100);
         }
         assert_eq!(executed.state().balance(c.staking).unwrap(), staking_rules().min_stake);

@@ -2,23 +2,28 @@
 //!
 //! This crate composes the others; it decides nothing that a test of another crate should decide.
 
+mod auditor;
 mod bench;
 mod chain_port;
 mod chain_proof;
 mod cli;
 mod commands;
 mod config;
+mod court;
 mod devnet;
 mod files;
 mod genesis;
 mod inference;
+mod log_server;
 mod network_file;
 mod node;
 mod output;
+mod payments;
 mod proxy;
 mod receipt_log;
 mod replay;
 mod sync;
+mod trust_rules;
 mod validator;
 mod validator_commands;
 

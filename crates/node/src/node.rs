@@ -1,8 +1,14 @@
 //! An inference node: registers itself, serves, and posts the roots of its log.
 
 use crate::{
+    court::{
+        Court, case,
+        games::{Games, Prepare},
+    },
     files,
     inference::{Anchor, Identity, InferenceService},
+    log_server::LogServer,
+    payments::Till,
     receipt_log::ReceiptLog,
 };
 use alloy_sol_types::SolCall as _;
@@ -10,10 +16,10 @@ use anyhow::{Context as _, bail, ensure};
 use api::Server;
 use client::{
     Account, ClientError, RpcClient,
-    contracts::{ModelRegistry, NodeRegistry, ReceiptLog as LogContract},
+    contracts::{Disputes, Escrow, ModelRegistry, NodeRegistry, ReceiptLog as LogContract},
     light,
 };
-use engine::Engine;
+use engine::{Engine, Model};
 use signed::SignedProducer;
 use std::{
     net::TcpListener,
@@ -26,12 +32,17 @@ use std::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::{info, warn};
-use types::{Address, B256, Bytes, NetworkConfig, U256, keccak256};
+use types::{Address, B256, Bytes, Claim, NetworkConfig, U256, keccak256, tlog::NodeOrigin};
 
 /// How often the log's root is posted, when there is something new.
 const POST_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the newest final block is read.
 const ANCHOR_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often earnings are taken.
+const EARN_INTERVAL: Duration = Duration::from_secs(10);
+/// Ticks of [`POST_INTERVAL`] between deletions of old answers.
+const FORGET_TICKS: u64 = 120;
 
 /// How a node is run.
 pub(crate) struct NodeConfig {
@@ -41,6 +52,8 @@ pub(crate) struct NodeConfig {
     pub(crate) stake_wei: U256,
     pub(crate) price_input: u128,
     pub(crate) price_output: u128,
+    /// Serve only clients that pay.
+    pub(crate) require_payment: bool,
 }
 
 /// A running node.
@@ -84,6 +97,8 @@ struct Operator {
     network: NetworkConfig,
     log: Arc<ReceiptLog>,
     posted: Arc<AtomicU64>,
+    court: Court,
+    model: Arc<Model>,
 }
 
 impl NodeConfig {
@@ -109,6 +124,8 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
         network: network.network.clone(),
         log: log.clone(),
         posted: Arc::default(),
+        court: Court { rpc: rpc.clone(), network: network.network.clone(), account: Account::new(secret)? },
+        model: engine.model().clone(),
     };
     operator.resume().await?;
     operator.register(&config, &engine).await?;
@@ -121,13 +138,22 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
         price_input: config.price_input,
         price_output: config.price_output,
     };
-    let service = InferenceService::new(engine, identity, log, anchor, operator.posted.clone());
-    let service = Arc::new(service);
-    let server = api::serve(listener, api::openai::router(service.clone()))?;
     let address = operator.account.address();
+    let court = operator.court.clone();
+    let till = Till::open(court.clone(), address, config.require_payment, log.clone())?;
+    let origin = NodeOrigin { chain_id: network.network.chain_id, genesis, node: address };
+    let tiles = LogServer::new(origin, &secret, log.clone(), operator.posted.clone())?;
+    let posted = operator.posted.clone();
+    let service = Arc::new(InferenceService::new(engine, identity, log, anchor, posted, till.clone(), court));
+    let router = api::openai::router(service.clone()).merge(api::tlog::log_router(Arc::new(tiles)));
+    let server = api::serve(listener, router)?;
     let operator = Arc::new(operator);
-    let tasks =
-        vec![tokio::spawn(operator.clone().follow(anchor_sender)), tokio::spawn(operator.post_roots())];
+    let tasks = vec![
+        tokio::spawn(operator.clone().follow(anchor_sender)),
+        tokio::spawn(operator.clone().post_roots()),
+        tokio::spawn(operator.clone().defend()),
+        tokio::spawn(operator.earn(till)),
+    ];
     info!(node = %address, endpoint = config.endpoint, "a node is ready");
     Ok(Node { address, service, server: Some(server), tasks })
 }
@@ -251,5 +277,85 @@ impl Operator {
                 }
             }
         }
+    }
+
+    /// Defends answers that somebody disputes, and forgets those that nobody can dispute any more.
+    async fn defend(self: Arc<Self>) {
+        let disputes = self.network.contracts.disputes;
+        let (window, head) = loop {
+            let window = self.rpc.view(disputes, &Disputes::WINDOW_SECONDSCall {}).await;
+            match (window, self.rpc.block_number().await) {
+                (Ok(window), Ok(head)) => break (window, head),
+                _ => tokio::time::sleep(POST_INTERVAL).await,
+            }
+        };
+        // Games that began while this node was down go on: their first moves are at most a window old.
+        let from = head.saturating_sub(window * 1000 / self.network.block_time_ms.max(1));
+        let mut games = Games::new(self.court.clone(), from);
+        let prepare: Arc<Prepare<'static>> = {
+            let (log, model) = (self.log.clone(), self.model.clone());
+            Arc::new(move |claim: &Claim, defend: bool| {
+                let (_, index) = log.get(claim.receipt_id())?.context("a receipt of another log")?;
+                let kept = log.entry(index)?.and_then(|(_, kept)| kept).context("the answer is forgotten")?;
+                case::player(&model, claim, &kept.disclosure, defend)
+            })
+        };
+        let mut ticks = tokio::time::interval(POST_INTERVAL);
+        let mut count = 0u64;
+        loop {
+            ticks.tick().await;
+            if let Err(e) = games.step(prepare.clone()).await {
+                warn!("disputes: {e:#}");
+            }
+            count += 1;
+            if count.is_multiple_of(FORGET_TICKS) {
+                let before = crate::inference::now_ms().saturating_sub((2 * window + 3600) * 1000);
+                match self.log.forget(before) {
+                    Ok(0) => (),
+                    Ok(n) => info!("forgot {n} answers that nobody can dispute any more"),
+                    Err(e) => warn!("old answers were not deleted: {e:#}"),
+                }
+            }
+        }
+    }
+
+    /// Takes what clients have promised, and what has waited long enough in the escrow.
+    async fn earn(self: Arc<Self>, till: Arc<Till>) {
+        let mut ticks = tokio::time::interval(EARN_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut released = U256::ZERO;
+        loop {
+            ticks.tick().await;
+            if let Err(e) = self.earn_once(&till, &mut released).await {
+                warn!("earnings: {e:#}");
+            }
+        }
+    }
+
+    async fn earn_once(&self, till: &Till, released: &mut U256) -> anyhow::Result<()> {
+        let escrow = self.network.contracts.escrow;
+        let posted = self.posted.load(Ordering::Acquire);
+        if posted > 0
+            && let Some(call) = till.settlement(posted).await?
+        {
+            self.send(escrow, U256::ZERO, call.to_vec()).await?;
+            info!("took what clients have promised");
+        }
+        let node = self.account.address();
+        let count = self.rpc.view(escrow, &Escrow::bucketCountCall { node }).await?;
+        let time = self.rpc.block_time().await?;
+        while *released < count {
+            let bucket = self.rpc.view(escrow, &Escrow::bucketOfCall { node, index: *released }).await?;
+            if bucket.amount > 0 && time < bucket.releaseAt {
+                break;
+            }
+            if bucket.amount > 0 {
+                let call = Escrow::releaseCall { node, index: *released };
+                self.send(escrow, U256::ZERO, call.abi_encode()).await?;
+                info!(wei = bucket.amount, "earned");
+            }
+            *released += U256::from(1);
+        }
+        Ok(())
     }
 }

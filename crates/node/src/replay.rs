@@ -19,13 +19,41 @@ use std::{
     path::Path,
     sync::{Arc, mpsc},
 };
-use types::{B256, Claim, Disclosure, ProofFile, Sampling, merkle};
+use types::{B256, Claim, Disclosure, Options, ProofFile, Sampling, merkle};
 
-/// Checks that the request gives the prompt tokens and parameters of the receipt, that the model gives the claimed tokens and
-/// trace, bit for bit, and that rendering them gives the response, byte for byte.
+/// Why an answer is not what the request and the model give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Difference {
+    /// Tokens or trace are not what the model computes: the referee decides.
+    Computation(String),
+    /// Prompt, parameters, counts or text do not follow from the request: a jury decides.
+    Text(String),
+}
+
+impl Difference {
+    pub(crate) fn words(self) -> String {
+        match self {
+            Self::Computation(words) | Self::Text(words) => words,
+        }
+    }
+}
+
+impl From<&str> for Difference {
+    fn from(words: &str) -> Self {
+        Self::Text(words.into())
+    }
+}
+
+impl From<String> for Difference {
+    fn from(words: String) -> Self {
+        Self::Text(words)
+    }
+}
+
+/// Checks a proof file's answer with a model from `model` or the built-in one.
 pub(crate) fn replay(bytes: &[u8], model: Option<&Path>) -> Result<String, String> {
     let file = ProofFile::decode(bytes).map_err(|e| e.to_string())?;
-    let (claim, disclosed) = (&file.receipt.claim, &file.disclosure);
+    let claim = &file.receipt.claim;
     let model = match model {
         Some(path) => Model::open(path),
         None => Model::embedded(),
@@ -38,21 +66,32 @@ pub(crate) fn replay(bytes: &[u8], model: Option<&Path>) -> Result<String, Strin
             claim.model
         ));
     }
+    replay_answer(&model, claim, &file.disclosure).map_err(Difference::words)
+}
+
+/// Checks that the request gives the prompt tokens and parameters of the receipt, that the model gives the claimed tokens and
+/// trace, bit for bit, and that rendering them gives the response, byte for byte.
+pub(crate) fn replay_answer(
+    model: &Arc<Model>,
+    claim: &Claim,
+    disclosed: &Disclosure,
+) -> Result<String, Difference> {
     if is_embeddings(&disclosed.response) {
-        return replay_embeddings(&model, claim, disclosed);
+        return replay_embeddings(model, claim, disclosed);
     }
     let body = disclosed.request.as_bytes();
     let endpoint = Endpoint::of(body).ok_or("the request is for no endpoint that is known here")?;
     let request = GenerateRequest::read(endpoint, body)?;
     check_parameters(&request, claim, model.context_length())?;
-    let expected = prompt(&model, &request.job.input, claim.time_ms / 1000).map_err(|e| e.to_string())?;
+    let expected = prompt(model, &request.job.input, claim.time_ms / 1000).map_err(|e| e.to_string())?;
     if expected != disclosed.prompt_tokens {
         return Err("the node fed the model another prompt than the request gives".into());
     }
-    let answers = answers(&model, claim, disclosed, &request)?;
+    check_options(model, &request, claim, disclosed)?;
+    let answers = answers(model, claim, disclosed, &request)?;
     let roots: Vec<B256> = answers.iter().map(|a| a.trace_root).collect();
     if trace_root_of(&roots) != claim.trace_root {
-        return Err("the trace differs: another computation was done".into());
+        return Err(Difference::Computation("the trace differs: another computation was done".into()));
     }
     let meta = Meta {
         receipt_id: claim.receipt_id(),
@@ -70,6 +109,22 @@ pub(crate) fn replay(bytes: &[u8], model: Option<&Path>) -> Result<String, Strin
     ))
 }
 
+/// The claim names the number of answers, and commits to the biases and the grammar of the request.
+fn check_options(
+    model: &Model,
+    request: &GenerateRequest,
+    claim: &Claim,
+    disclosed: &Disclosure,
+) -> Result<(), Difference> {
+    let grammar =
+        choosing(model, &request.job, claim.sampling, 0).map_err(|e| e.to_string())?.constraint.is_some();
+    let options = Options::new(&disclosed.nonce, &request.job.logit_bias, grammar);
+    if claim.choices != request.job.n || claim.options != Options::commitment(options.as_ref()) {
+        return Err("the receipt names other options than the request".into());
+    }
+    Ok(())
+}
+
 /// One answer as computed here.
 struct Answer {
     /// Text of each token.
@@ -85,11 +140,11 @@ fn answers(
     claim: &Claim,
     disclosed: &Disclosure,
     request: &GenerateRequest,
-) -> Result<Vec<Answer>, String> {
+) -> Result<Vec<Answer>, Difference> {
     let job = &request.job;
     let lists: Vec<&[u32]> = disclosed.output_tokens.split(|t| *t == SEPARATOR).collect();
     if lists.len() != job.n as usize {
-        return Err(format!("{} answers were asked for, and {} are disclosed", job.n, lists.len()));
+        return Err(format!("{} answers were asked for, and {} are disclosed", job.n, lists.len()).into());
     }
     let most = claim.max_tokens / job.n;
     let mut answers = Vec::new();
@@ -97,11 +152,11 @@ fn answers(
         let by = choosing(model, job, claim.sampling, choice as u32).map_err(|e| e.to_string())?;
         let prompt = &disclosed.prompt_tokens;
         let found = replay_with_logprobs(model, prompt, tokens, by, job.top_logprobs);
-        let found = found.map_err(|e| e.to_string())?;
+        let found = found.map_err(|e| Difference::Computation(e.to_string()))?;
         if let Some(i) = found.first_difference {
-            return Err(format!(
+            return Err(Difference::Computation(format!(
                 "this machine would have chosen another token at place {i}: the answer is false"
-            ));
+            )));
         }
         let (texts, ended) = model.texts(tokens, &job.stop);
         if texts.len() != tokens.len() {
@@ -201,7 +256,11 @@ fn is_embeddings(response: &str) -> bool {
     serde_json::from_str::<Value>(response).is_ok_and(|r| r["object"] == "list")
 }
 
-fn replay_embeddings(model: &Arc<Model>, claim: &Claim, disclosed: &Disclosure) -> Result<String, String> {
+fn replay_embeddings(
+    model: &Arc<Model>,
+    claim: &Claim,
+    disclosed: &Disclosure,
+) -> Result<String, Difference> {
     let request = EmbeddingsRequest::read(disclosed.request.as_bytes())?;
     let texts = request.inputs.iter().map(|i| embedding_tokens(model, i)).collect::<Result<Vec<_>, _>>();
     let texts = texts.map_err(|e| e.to_string())?;
@@ -302,7 +361,7 @@ mod tests {
             anchor_hash: zero,
             time_ms: 0,
             arithmetic_class: ARITHMETIC_EXACT,
-            arithmetic_version: 2,
+            arithmetic_version: 3,
             rung_requested: 1,
             rung_achieved: 1,
         };
@@ -313,6 +372,7 @@ mod tests {
             receipt_log: Address::ZERO,
             wrapped_native: Address::ZERO,
             staking: Address::ZERO,
+            ..SystemContracts::none()
         };
         let validator = ValidatorKey { peer: zero, vote: FixedBytes::ZERO, possession: FixedBytes::ZERO };
         let mut file = ProofFile {
@@ -340,12 +400,15 @@ mod tests {
                 },
                 account_proof: vec![],
                 storage_proof: vec![],
+                audit: None,
             },
             network: NetworkConfig {
-                version: 2,
+                version: 3,
                 chain_id: 7,
                 block_time_ms: 1,
                 epoch_blocks: 10,
+                window_seconds: 90,
+                game_seconds: 600,
                 contracts,
                 validators: vec![validator],
             },

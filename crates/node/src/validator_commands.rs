@@ -7,6 +7,7 @@ use crate::{
     network_file::{NetworkFile, Peer},
     output::outln,
     sync,
+    trust_rules::TrustRules,
     validator::{self, Keys, Setup},
 };
 use alloy_sol_types::SolCall;
@@ -88,6 +89,7 @@ fn genesis(args: &GenesisArgs) -> anyhow::Result<()> {
         validators: members.iter().map(|m| (m.operator, m.key.clone())).collect(),
         funded,
         staking,
+        trust: TrustRules::network(),
     }
     .build()?;
     let hash = genesis.execute(&network)?.hash();

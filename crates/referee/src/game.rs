@@ -8,7 +8,7 @@ use crate::{
 use alloy_rlp::{Decodable, Encodable, RlpDecodable, RlpEncodable};
 use types::{
     ARITHMETIC_EXACT, B256, Bytes, Claim, ModelManifest, TokenOpening, TypesError, merkle,
-    opening::{frontier_parts, frontier_root, root_of_range},
+    opening::{frontier_parts, frontier_root},
 };
 
 /// Longest state in bytes.
@@ -30,7 +30,7 @@ pub enum Party {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The game goes on.
-    Next(Game),
+    Next(Box<Game>),
     /// It is over.
     Won(Party),
 }
@@ -212,7 +212,7 @@ impl Game {
             }
             Opening::Output(_) => return refuse("there is no such token"),
         }
-        Ok(Outcome::Next(game))
+        Ok(Outcome::Next(Box::new(game)))
     }
 
     /// Canonical bytes (RLP).
@@ -326,7 +326,7 @@ impl Game {
             (Phase::PickToken, Move::Contradiction(leaf)) => return self.contradiction(&leaf),
             _ => return Err(RefereeError::BadMove("another kind of move is due")),
         }
-        Ok(Outcome::Next(self))
+        Ok(Outcome::Next(Box::new(self)))
     }
 
     /// Goes on with the tree of `size` leaves under `hash`, or with its only leaf.
@@ -398,7 +398,7 @@ impl Game {
 
     fn contradiction(&self, leaf: &LeafOpening) -> Result<Outcome, RefereeError> {
         let hash = merkle::leaf_hash(&leaf.data);
-        let root = root_of_range(&[hash], leaf.position, positions(&self.claim), &leaf.path)?;
+        let root = merkle::root_from_range(&[hash], leaf.position, positions(&self.claim), &leaf.path)?;
         let here = leaf.position == u64::from(self.claim.prompt_tokens) + self.first;
         if root != self.claim.trace_root || !here || leaf_token(&leaf.data)? == self.target.token {
             return Err(RefereeError::BadMove("the trace was computed with this token"));

@@ -134,8 +134,8 @@ pub(crate) fn eval(
                     }
                 }
             }
-            // Written so that a NaN stays, as in the engine's `retain`.
-            if s.min_p > 0.0 && !(w >= s.min_p) {
+            // A NaN leaves, as in the engine's `retain`.
+            if s.min_p > 0.0 && w.partial_cmp(&s.min_p).is_none_or(Ordering::is_lt) {
                 w = LEFT;
             }
             w.to_le_bytes().to_vec()

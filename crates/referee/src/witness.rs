@@ -3,10 +3,7 @@
 use crate::{CELL_CHUNK, Program, Reader, RefereeError, TensorKind};
 use alloy_rlp::{RlpDecodable, RlpEncodable};
 use std::{borrow::Cow, collections::BTreeMap, ops::Range};
-use types::{
-    B256, Bias, Bytes, Options, keccak256, merkle,
-    opening::{RangeOpening, root_of_range},
-};
+use types::{B256, Bias, Bytes, Options, keccak256, merkle, opening::RangeOpening};
 
 /// Bytes of one leaf of a tensor's Merkle tree (`kernels/SPEC.md`, section 7).
 pub const TENSOR_CHUNK: usize = 1 << 10;
@@ -147,7 +144,7 @@ impl<'a> Opened<'a> {
         }
         for t in &witness.tensors {
             let leaf = tensor_leaf(&t.name, t.kind, &t.dims, &t.root);
-            if root_of_range(&[leaf], t.index, t.count, &t.path)? != program.shape.weights_root
+            if merkle::root_from_range(&[leaf], t.index, t.count, &t.path)? != program.shape.weights_root
                 || t.opening.root(t.len, TENSOR_CHUNK)? != t.root
             {
                 return wrong("a tensor");
@@ -156,7 +153,7 @@ impl<'a> Opened<'a> {
         let mut leaves = BTreeMap::new();
         for l in &witness.leaves {
             let hash = merkle::leaf_hash(&l.data);
-            if root_of_range(&[hash], l.position, bound.positions, &l.path)? != bound.trace_root {
+            if merkle::root_from_range(&[hash], l.position, bound.positions, &l.path)? != bound.trace_root {
                 return wrong("a leaf of the trace");
             }
             leaves.insert(l.position, l.data.as_ref());

@@ -43,19 +43,14 @@ pub(crate) fn genesis(first: &[ValidatorSecret], epoch_blocks: u64) -> (Genesis,
     keys.sort_by_key(|(_, key)| key.peer);
     let (deployment, account) = staking_deployment(&artifact.bytecode, &RULES, &keys);
     let staking = Genesis::deployment_address(0);
-    let zero = Address::ZERO;
     let network = NetworkConfig {
-        version: 2,
+        version: 3,
         chain_id: CHAIN_ID,
         block_time_ms: BLOCK_TIME_MS,
         epoch_blocks,
-        contracts: SystemContracts {
-            model_registry: zero,
-            node_registry: zero,
-            receipt_log: zero,
-            wrapped_native: zero,
-            staking,
-        },
+        window_seconds: 90,
+        game_seconds: 600,
+        contracts: SystemContracts { staking, ..SystemContracts::none() },
         validators: keys.into_iter().map(|(_, key)| key).collect(),
     };
     let wallets: Vec<_> = (0..WALLETS).map(|i| Wallet::new(i, CHAIN_ID)).collect();

@@ -1,4 +1,4 @@
-use crate::{ReceiptId, Rung, Sampling, TypesError, merkle, opening};
+use crate::{ReceiptId, Rung, Sampling, TypesError, merkle};
 use alloy_primitives::{Address, B256, Keccak256, U256};
 use alloy_rlp::{RlpDecodable, RlpEncodable};
 use alloy_sol_types::{Eip712Domain, SolStruct, sol};
@@ -247,7 +247,7 @@ impl Tokens {
     /// # Panics
     /// When there is no such token.
     pub fn open(self, nonce: &B256, tokens: &[u32], index: usize) -> TokenOpening {
-        let path = opening::range_path(&self.leaves(nonce, tokens), index..index + 1);
+        let path = merkle::range_path(&self.leaves(nonce, tokens), index..index + 1).unwrap_or_default();
         TokenOpening { salt: self.salt(nonce, index as u32), token: tokens[index], path }
     }
 }
@@ -277,7 +277,7 @@ impl TokenOpening {
     /// # Errors
     /// [`TypesError`] when the path does not fit.
     pub fn commitment(&self, index: u64, count: u64) -> Result<B256, TypesError> {
-        opening::root_of_range(&[token_leaf(&self.salt, self.token)], index, count, &self.path)
+        merkle::root_from_range(&[token_leaf(&self.salt, self.token)], index, count, &self.path)
     }
 }
 

@@ -32,6 +32,55 @@ pub struct SystemContracts {
     pub wrapped_native: Address,
     /// `Staking`: who may validate.
     pub staking: Address,
+    /// `Beacon`: randomness of past blocks.
+    pub beacon: Address,
+    /// `Auditors`: who may be drawn to check answers, and for which stake.
+    pub auditors: Address,
+    /// `Audits`: draws, verdicts and canaries.
+    pub audits: Address,
+    /// `Disputes`: games about computations.
+    pub disputes: Address,
+    /// `Jury`: cases about texts.
+    pub jury: Address,
+    /// `Escrow`: what clients pay.
+    pub escrow: Address,
+}
+
+impl SystemContracts {
+    /// All addresses, in order of the fields.
+    pub fn all(&self) -> [Address; 11] {
+        [
+            self.model_registry,
+            self.node_registry,
+            self.receipt_log,
+            self.wrapped_native,
+            self.staking,
+            self.beacon,
+            self.auditors,
+            self.audits,
+            self.disputes,
+            self.jury,
+            self.escrow,
+        ]
+    }
+
+    /// Contracts that all have one address: for tests that need none.
+    pub fn none() -> Self {
+        let a = Address::ZERO;
+        Self {
+            model_registry: a,
+            node_registry: a,
+            receipt_log: a,
+            wrapped_native: a,
+            staking: a,
+            beacon: a,
+            auditors: a,
+            audits: a,
+            disputes: a,
+            jury: a,
+            escrow: a,
+        }
+    }
 }
 
 /// What everybody must agree on before the first block. Its [`commitment`](Self::commitment) is the genesis header's
@@ -39,7 +88,7 @@ pub struct SystemContracts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, RlpEncodable, RlpDecodable)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkConfig {
-    /// Version of this struct; 2.
+    /// Version of this struct; 3.
     pub version: u16,
     /// EIP-155 chain id.
     pub chain_id: u64,
@@ -47,6 +96,10 @@ pub struct NetworkConfig {
     pub block_time_ms: u64,
     /// Number of blocks in an epoch, at least 2. Epoch e has the blocks from e·n to (e+1)·n - 1.
     pub epoch_blocks: u64,
+    /// Time after an answer in which it can be disputed, in seconds (the rule of the contract `Disputes`).
+    pub window_seconds: u64,
+    /// Longest time that a dispute takes, in seconds.
+    pub game_seconds: u64,
     /// Where the system contracts live.
     pub contracts: SystemContracts,
     /// First validator set, sorted by `peer`, without repetition.
@@ -64,7 +117,7 @@ impl NetworkConfig {
     /// # Errors
     /// [`TypesError`] when not canonical, too many, unsorted or empty.
     pub fn decode(bytes: &[u8]) -> Result<Self, TypesError> {
-        let config: Self = decode_exact("network configuration", bytes, VALIDATORS_MAX * 256 + 64)?;
+        let config: Self = decode_exact("network configuration", bytes, VALIDATORS_MAX * 256 + 512)?;
         config.check()?;
         Ok(config)
     }
@@ -74,18 +127,18 @@ impl NetworkConfig {
     /// # Errors
     /// [`TypesError`] when there are too many or none, or they are not sorted and distinct.
     pub fn check(&self) -> Result<(), TypesError> {
-        if self.version != 2 || self.epoch_blocks < 2 {
+        if self.version != 3 || self.epoch_blocks < 2 {
             return Err(TypesError::Encoding {
                 what: "network configuration",
-                detail: "the version must be 2, and an epoch must have at least 2 blocks".into(),
+                detail: "the version must be 3, and an epoch must have at least 2 blocks".into(),
             });
         }
         check_order("network configuration", self.validators.iter().map(|v| v.peer))
     }
 
-    /// keccak-256 of `"og/network/2" ‖ canonical bytes`.
+    /// keccak-256 of `"og/network/3" ‖ canonical bytes`.
     pub fn commitment(&self) -> B256 {
-        keccak256([b"og/network/2".as_slice(), &self.encode()].concat())
+        keccak256([b"og/network/3".as_slice(), &self.encode()].concat())
     }
 
     /// Domain of consensus signatures: no vote of one network counts in another.

@@ -25,13 +25,16 @@ mod manifest;
 pub mod merkle;
 pub mod opening;
 mod options;
+mod policy;
 mod proof;
 mod receipt;
 pub mod replica;
 mod sampling;
 mod seal;
 pub mod signing;
+pub mod tlog;
 mod validators;
+mod voucher;
 
 pub mod limits;
 
@@ -46,12 +49,14 @@ pub use genesis::{NetworkConfig, SystemContracts, ValidatorKey};
 pub use ids::{ModelId, ReceiptId};
 pub use manifest::{HyperParameter, ModelManifest};
 pub use options::{Bias, Options};
-pub use proof::{Disclosure, LedgerProof, LogProof, PROOF_FORMAT, ProofFile};
+pub use policy::Disclose;
+pub use proof::{AuditProof, Disclosure, LedgerProof, LogProof, PROOF_FORMAT, ProofFile};
 pub use receipt::{Receipt, log_leaf};
 pub use sampling::Sampling;
 pub use seal::Seal;
 pub use validators::{
     Equivocation, FINALIZE, Handover, NOTARIZE, NULLIFY, VALIDATOR_SET_REQUEST, Validator, ValidatorSet, Vote,
 };
+pub use voucher::Voucher;
 
 pub use alloy_primitives::{Address, B256, Bytes, FixedBytes, U256, hex, keccak256};

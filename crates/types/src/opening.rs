@@ -50,8 +50,7 @@ impl RangeOpening {
     pub fn new(all: &[u8], hashes: &[B256], chunk: usize, range: Range<usize>) -> Self {
         assert!(range.start < range.end && range.end <= all.len(), "bytes that are there");
         let (first, end) = (range.start / chunk, range.end.div_ceil(chunk));
-        let mut path = Vec::new();
-        collect(hashes, 0, first..end, &mut path);
+        let path = merkle::range_path(hashes, first..end).unwrap_or_default();
         let bytes = all[first * chunk..all.len().min(end * chunk)].to_vec().into();
         Self { first: first as u64, bytes, path }
     }
@@ -71,7 +70,7 @@ impl RangeOpening {
             return bad("the chunks are not whole");
         }
         let leaves = chunk_hashes(&self.bytes, chunk);
-        root_of_range(&leaves, self.first, size, &self.path)
+        merkle::root_from_range(&leaves, self.first, size, &self.path)
     }
 
     /// The bytes of `range`, given in bytes of the whole string, if they are all here.
@@ -81,17 +80,7 @@ impl RangeOpening {
     }
 }
 
-fn collect(leaves: &[B256], offset: usize, wanted: Range<usize>, path: &mut Vec<B256>) {
-    if wanted.end <= offset || offset + leaves.len() <= wanted.start {
-        path.push(merkle::root(leaves));
-    } else if leaves.len() > 1 {
-        let (left, right) = leaves.split_at(split(leaves.len() as u64) as usize);
-        collect(left, offset, wanted.clone(), path);
-        collect(right, offset + left.len(), wanted, path);
-    }
-}
-
-/// As [`range_path`] in a tree of `size` leaves of which not all are known: `root(first, size)` gives the roots of subtrees. `None` when it
+/// As [`merkle::range_path`] in a tree of `size` leaves of which not all are known: `root(first, size)` gives the roots of subtrees. `None` when it
 /// does not know one that is needed.
 pub fn range_path_of(
     size: u64,
@@ -122,49 +111,6 @@ pub fn range_path_of(
 /// The two parts of a tree of `size` (at least 2) leaves: sizes of the left and the right one.
 pub fn halves(size: u64) -> (u64, u64) {
     (split(size), size - split(size))
-}
-
-/// Audit path of the leaves `wanted`: the roots of the subtrees beside them, from left to right.
-pub fn range_path(leaves: &[B256], wanted: Range<usize>) -> Vec<B256> {
-    let mut path = Vec::new();
-    collect(leaves, 0, wanted, &mut path);
-    path
-}
-
-/// Root of a tree of `size` leaves of which `leaves` stand from `first` on.
-///
-/// # Errors
-/// [`TypesError`] when there are no leaves, they reach beyond the size, or the path is too short or too long.
-pub fn root_of_range(leaves: &[B256], first: u64, size: u64, path: &[B256]) -> Result<B256, TypesError> {
-    let end = first.checked_add(leaves.len() as u64);
-    let Some(end) = end.filter(|end| first < *end && *end <= size) else {
-        return bad("the leaves are not inside the tree");
-    };
-    struct Walk<'a> {
-        leaves: &'a [B256],
-        wanted: Range<u64>,
-        path: std::slice::Iter<'a, B256>,
-    }
-    impl Walk<'_> {
-        fn root(&mut self, offset: u64, size: u64) -> Option<B256> {
-            if self.wanted.end <= offset || offset + size <= self.wanted.start {
-                return self.path.next().copied();
-            }
-            if size == 1 {
-                return self.leaves.get((offset - self.wanted.start) as usize).copied();
-            }
-            let k = split(size);
-            let left = self.root(offset, k)?;
-            let right = self.root(offset + k, size - k)?;
-            Some(merkle::node_hash(&left, &right))
-        }
-    }
-    let mut walk = Walk { leaves, wanted: first..end, path: path.iter() };
-    match walk.root(0, size) {
-        Some(root) if walk.path.next().is_none() => Ok(root),
-        Some(_) => bad("the path is too long"),
-        None => bad("the path is too short"),
-    }
 }
 
 /// The parts (first leaf, number of leaves) of a tree of `size` leaves [`FRONTIER_LEVELS`] below its root, from left to right.

@@ -1,11 +1,11 @@
 use crate::{FinalityCertificate, Handover, ModelManifest, NetworkConfig, Receipt, TypesError, limits};
-use alloy_primitives::{B256, Bytes};
+use alloy_primitives::{B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
 
 /// The `format` of proof files that this version reads and writes.
-pub const PROOF_FORMAT: &str = "og-proof/2";
+pub const PROOF_FORMAT: &str = "og-proof/3";
 
-/// Proof file v2: all that is needed to check an answer with no network.
+/// Proof file v3: all that is needed to check an answer with no network.
 ///
 /// The file is JSON with exactly one accepted spelling: [`ProofFile::decode`] rejects bytes that differ from
 /// [`ProofFile::encode`] of what they say. What each part must satisfy is checked in `client::proof`.
@@ -72,6 +72,31 @@ pub struct LedgerProof {
     pub account_proof: Vec<Bytes>,
     /// Merkle-Patricia proof of the slot that holds the root of `log.size` under the account's storage root.
     pub storage_proof: Vec<Bytes>,
+    /// What became of the answer; only for the rung `audited`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditProof>,
+}
+
+/// What the state says about one answer: values of three slots, with their proofs (EIP-1186).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditProof {
+    /// `Disputes.lost` of this receipt: zero when nobody found it wrong.
+    pub lost: U256,
+    /// `Disputes.disputedAt` of this receipt: zero when nobody disputed it.
+    pub disputed_at: U256,
+    /// Word of `Audits._right` that has this receipt's bit: whether a drawn auditor found it right.
+    pub right: U256,
+    /// Account of `Disputes`.
+    pub disputes_proof: Vec<Bytes>,
+    /// Slot of `lost`.
+    pub lost_proof: Vec<Bytes>,
+    /// Slot of `disputed_at`.
+    pub disputed_proof: Vec<Bytes>,
+    /// Account of `Audits`.
+    pub audits_proof: Vec<Bytes>,
+    /// Slot of `right`.
+    pub right_proof: Vec<Bytes>,
 }
 
 impl ProofFile {
@@ -126,6 +151,18 @@ impl ProofFile {
         bound("Merkle path", self.log.path.len(), limits::MERKLE_PATH_MAX)?;
         bound("account proof", self.ledger.account_proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
         bound("storage proof", self.ledger.storage_proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
+        if let Some(audit) = &self.ledger.audit {
+            let proofs = [
+                &audit.disputes_proof,
+                &audit.lost_proof,
+                &audit.disputed_proof,
+                &audit.audits_proof,
+                &audit.right_proof,
+            ];
+            for proof in proofs {
+                bound("audit proof", proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
+            }
+        }
         bound("number of handovers", self.ledger.handovers.len(), limits::HANDOVERS_MAX)?;
         for handover in &self.ledger.handovers {
             bound("header", handover.header.len(), limits::HEADER_BYTES_MAX)?;

@@ -43,3 +43,13 @@ pub fn address_of(secret: &B256) -> Result<Address, TypesError> {
     let key = SigningKey::from_slice(secret.as_slice()).map_err(|_| TypesError::BadSecretKey)?;
     Ok(Address::from_public_key(key.verifying_key()))
 }
+
+/// What an auditor signs to be shown the answer behind receipt `index` of `node`'s log at `time` (Unix seconds).
+pub fn audit_request(genesis: &B256, node: &Address, index: u64, time: u64) -> B256 {
+    let mut bytes = b"og/audit-request/1".to_vec();
+    bytes.extend_from_slice(genesis.as_slice());
+    bytes.extend_from_slice(node.as_slice());
+    bytes.extend_from_slice(&index.to_be_bytes());
+    bytes.extend_from_slice(&time.to_be_bytes());
+    alloy_primitives::keccak256(bytes)
+}

@@ -97,18 +97,22 @@ fn proof() -> ProofFile {
             certificate: certificate(299),
             account_proof: vec![Bytes::from_static(&[3])],
             storage_proof: vec![Bytes::from_static(&[4])],
+            audit: None,
         },
         network: NetworkConfig {
-            version: 2,
+            version: 3,
             chain_id: 10_744,
             block_time_ms: 250,
             epoch_blocks: 240,
+            window_seconds: 90,
+            game_seconds: 600,
             contracts: SystemContracts {
                 model_registry: Address::repeat_byte(1),
                 node_registry: Address::repeat_byte(2),
                 receipt_log: Address::repeat_byte(3),
                 wrapped_native: Address::repeat_byte(4),
                 staking: Address::repeat_byte(5),
+                ..SystemContracts::none()
             },
             validators: vec![key(1), key(2)],
         },

@@ -51,7 +51,10 @@ impl From<InferenceFault> for Fault {
             InferenceFault::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             InferenceFault::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             InferenceFault::AssuranceUnavailable(_) => (StatusCode::BAD_REQUEST, "assurance_unavailable"),
+            InferenceFault::PaymentRequired(_) => (StatusCode::PAYMENT_REQUIRED, "payment_required"),
+            InferenceFault::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
             InferenceFault::Duplicate(_) => (StatusCode::CONFLICT, "duplicate_request"),
+            InferenceFault::KeptBack => (StatusCode::TOO_EARLY, "kept_back"),
             InferenceFault::NotWithheld(_) => (StatusCode::NOT_FOUND, "not_found"),
             InferenceFault::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
         };

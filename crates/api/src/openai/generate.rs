@@ -25,7 +25,7 @@ use std::{
     time::Instant,
 };
 use tokio::sync::mpsc;
-use types::{B256, Rung, Seal, limits::RESPONSE_BYTES_MAX};
+use types::{B256, Disclose, Rung, Seal, limits::RESPONSE_BYTES_MAX};
 
 type Received = Result<Bytes, BytesRejection>;
 
@@ -115,11 +115,20 @@ pub(super) fn ticket(headers: &HeaderMap, raw_request: Bytes) -> Result<Ticket, 
         headers.get(name).map(HeaderValue::as_bytes).hash(&mut hasher);
     }
     let rung = header::<Rung>(headers, "og-assurance")?.unwrap_or(Rung::Signed);
+    // Nobody can audit what nobody may see.
+    let usual = if rung == Rung::Audited { Disclose::Auditors } else { Disclose::None };
+    let disclose = header(headers, "og-disclose")?.unwrap_or(usual);
+    if rung == Rung::Audited && disclose == Disclose::None {
+        let message = "`og-assurance: audited` needs `og-disclose: auditors` or `public`";
+        return Err(Fault::invalid("og-disclose", message));
+    }
     Ok(Ticket {
         raw_request,
         nonce: nonce(headers)?,
         rung,
         group: reveal::group(headers, rung)?,
+        disclose,
+        payment: header(headers, "og-payment")?,
         client: hasher.finish(),
     })
 }

@@ -16,7 +16,7 @@ use crate::ports::Inference;
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Path, Query, State, rejection::QueryRejection},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -55,6 +55,8 @@ pub fn router(inference: Arc<dyn Inference>) -> Router {
         .route("/og/v1/info", get(info))
         .route("/og/v1/receipts/{id}", get(receipt))
         .route("/og/v1/reveal/{id}", post(reveal::reveal))
+        .route("/og/v1/audit/{index}", get(audit))
+        .route("/og/v1/payments", post(pay))
         .route("/og/v1/log/checkpoint", get(checkpoint))
         .route("/og/v1/log/inclusion", get(inclusion))
         .fallback(|| async {
@@ -130,6 +132,41 @@ async fn receipt(State(s): State<Shared>, Path(id): Path<String>) -> Result<Resp
         Fault::new(StatusCode::NOT_FOUND, "not_found", format!("no receipt {id} in this log"))
     })?;
     Ok(Json(json!({"receipt": Bytes::from(receipt.encode()), "index": index})).into_response())
+}
+
+#[derive(Deserialize)]
+struct AuditQuery {
+    size: u64,
+}
+
+/// What an auditor needs of the receipt at an index of the log.
+async fn audit(
+    State(s): State<Shared>,
+    Path(index): Path<u64>,
+    query: Result<Query<AuditQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Fault> {
+    let Ok(Query(q)) = query else {
+        return Err(Fault::invalid("size", "use ?size=N with the size of the batch"));
+    };
+    let pass = generate::header(&headers, "og-auditor")?;
+    let shown = s.inference.show(index, q.size, pass).await?;
+    let shown = shown.ok_or_else(|| {
+        Fault::new(StatusCode::NOT_FOUND, "not_found", format!("there is no receipt {index} in this log"))
+    })?;
+    Ok(Json(json!({
+        "receipt": Bytes::from(shown.receipt.encode()), "disclose": shown.disclose, "disclosure": shown.disclosure,
+        "inclusion": s.inference.inclusion(index, q.size),
+    }))
+    .into_response())
+}
+
+/// Takes a payment for answers that were given.
+async fn pay(State(s): State<Shared>, headers: HeaderMap) -> Result<Response, Fault> {
+    let payment = generate::header(&headers, "og-payment")?;
+    let payment = payment.ok_or_else(|| Fault::invalid("og-payment", "the header og-payment is missing"))?;
+    s.inference.pay(payment).await?;
+    Ok(Json(json!({"status": "ok"})).into_response())
 }
 
 async fn checkpoint(State(s): State<Shared>) -> Response {

@@ -2,11 +2,13 @@
 
 mod chain;
 mod replica;
+mod tlog;
 
 pub use chain::{
     AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
     Pooled, SimulatedData,
 };
+pub use tlog::{TransparencyLog, Witness};
 
 pub use replica::{GroupTicket, Withheld};
 
@@ -16,7 +18,7 @@ use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use types::{
-    Address, B256, LogProof, ModelId, Receipt, ReceiptId, Rung, Sampling, Seal,
+    Address, B256, Disclose, Disclosure, LogProof, ModelId, Receipt, ReceiptId, Rung, Sampling, Seal, U256,
     replica::{Commitment, RevealRequest, Revealed},
 };
 
@@ -155,8 +157,76 @@ pub struct Ticket {
     pub rung: Rung,
     /// The group of nodes that answer it, each for itself, when there is one.
     pub group: Option<GroupTicket>,
+    /// To whom the node may show it.
+    pub disclose: Disclose,
+    /// What the client pays with.
+    pub payment: Option<Payment>,
     /// Whose request this is; waiting requests are taken from each client in turn.
     pub client: u64,
+}
+
+/// A promise of coins: what a client owes a node in all, signed (EIP-712, see the contract `Escrow`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payment {
+    /// Who pays.
+    pub client: Address,
+    /// Everything that the client owes the node since ever, in wei.
+    pub total: U256,
+    /// Signature over client, node and total.
+    pub signature: [u8; 65],
+}
+
+impl std::str::FromStr for Payment {
+    type Err = String;
+
+    /// `client total signature`, separated by spaces.
+    fn from_str(s: &str) -> Result<Self, String> {
+        let mut parts = s.split(' ');
+        let (Some(client), Some(total), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err("a payment has three parts".into());
+        };
+        let signature: Bytes = signature.parse::<types::Bytes>().map_err(|e| e.to_string())?.0;
+        Ok(Self {
+            client: client.parse().map_err(|_| "no address")?,
+            total: U256::from_str_radix(total, 10).map_err(|e| e.to_string())?,
+            signature: signature[..].try_into().map_err(|_| "a signature has 65 bytes")?,
+        })
+    }
+}
+
+/// An auditor's request to be shown an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditorPass {
+    /// Who asks.
+    pub auditor: Address,
+    /// Seconds since the Unix epoch.
+    pub time: u64,
+    /// Signature over [`types::signing::audit_request`].
+    pub signature: [u8; 65],
+}
+
+impl std::str::FromStr for AuditorPass {
+    type Err = String;
+
+    /// `auditor time signature`, separated by spaces.
+    fn from_str(s: &str) -> Result<Self, String> {
+        let payment: Payment = s.parse()?;
+        let time = payment.total.try_into().map_err(|_| "no time")?;
+        Ok(Self { auditor: payment.client, time, signature: payment.signature })
+    }
+}
+
+/// What a node shows of a logged receipt.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The receipt.
+    pub receipt: Receipt,
+    /// To whom the answer may be shown.
+    pub disclose: Disclose,
+    /// Request and answer, when the asker may see them and the node still has them.
+    pub disclosure: Option<Disclosure>,
 }
 
 /// A token's log-probability, and those of the likeliest tokens at its place.
@@ -305,11 +375,22 @@ pub enum InferenceFault {
     #[error("this node is shutting down; ask another one")]
     Draining,
     /// This node cannot give the rung.
-    #[error("this node cannot give the assurance `{0}`; it gives `signed`, and `replicated` with others")]
+    #[error(
+        "this node cannot give the assurance `{0}`; it gives `signed`, `audited`, and `replicated` with others"
+    )]
     AssuranceUnavailable(Rung),
+    /// The client owes more than it has promised, or has no coins in its pocket for this node.
+    #[error("{0}")]
+    PaymentRequired(String),
+    /// The asker may not see this.
+    #[error("{0}")]
+    Forbidden(String),
     /// The same request with the same nonce was answered before.
     #[error("this nonce was already used with this request (receipt {0}); send a fresh og-nonce")]
     Duplicate(ReceiptId),
+    /// The receipt must not be shown yet.
+    #[error("this receipt is kept back until its group has committed, at most for a minute; ask again later")]
+    KeptBack,
     /// No answer of this receipt is kept back here.
     #[error("no answer of receipt {0} waits to be revealed here; answers wait for a minute")]
     NotWithheld(ReceiptId),
@@ -359,6 +440,16 @@ pub trait Inference: Send + Sync + 'static {
     fn load(&self) -> Load;
     /// A receipt of the log, and its index.
     fn receipt(&self, id: ReceiptId) -> Result<Option<(Receipt, u64)>, InferenceFault>;
+    /// The receipt at `index` of the log, and the answer behind it for whoever may see it. `size` is that of the batch that has it.
+    /// [`InferenceFault::KeptBack`] until an answer for a group is revealed.
+    async fn show(
+        &self,
+        index: u64,
+        size: u64,
+        pass: Option<AuditorPass>,
+    ) -> Result<Option<Shown>, InferenceFault>;
+    /// Takes a payment without a request.
+    async fn pay(&self, payment: Payment) -> Result<(), InferenceFault>;
     /// The log's newest state.
     fn checkpoint(&self) -> LogCheckpoint;
     /// Inclusion of leaf `index` in the log's first `size` leaves.

@@ -53,6 +53,13 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Result<(), RegisterMethodE
             Some(Value::Number(n)) if n.is_u64() => n.as_u64().unwrap_or_default(),
             _ => params::required::<U64>(&v, 1, "log size")?.to(),
         };
-        b.chain.receipt_log_proof(node, size).map_err(fault)
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Answer {
+            receipt: B256,
+            index: u64,
+        }
+        let answer: Option<Answer> = params::optional(&v, 2, "receipt and index")?;
+        b.chain.receipt_log_proof(node, size, answer.map(|a| (a.receipt, a.index))).map_err(fault)
     })
 }

@@ -1,13 +1,13 @@
 use super::{Answered, Proxy};
 use crate::{
     ClientError,
-    check::Check,
+    check::{Check, Checks},
     proof::check_proof,
     rpc::{read_bounded, unreachable_at},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use std::time::{Duration, Instant};
-use types::{Bytes, LogProof, ModelManifest, PROOF_FORMAT, ProofFile, Receipt, ReceiptId};
+use types::{Bytes, LogProof, ModelManifest, PROOF_FORMAT, ProofFile, Receipt, ReceiptId, Rung};
 
 const POLL: Duration = Duration::from_millis(200);
 /// Longest answer of a node's log.
@@ -22,6 +22,16 @@ struct LoggedReceipt {
 #[derive(Deserialize)]
 struct Checkpoint {
     posted_size: u64,
+}
+
+fn audit_detail(checks: &Checks) -> String {
+    let audit = checks.0.iter().find(|c| c.name == "audit");
+    audit.map(|c| c.detail.clone()).unwrap_or_default()
+}
+
+/// False when all that fails is that the answer can still be refuted.
+fn is_settled(checks: &Checks) -> bool {
+    !audit_detail(checks).contains("can still be refuted")
 }
 
 impl Proxy {
@@ -58,7 +68,8 @@ impl Proxy {
         let size = checkpoint.posted_size;
         let url = format!("{base}/og/v1/log/inclusion?index={}&size={size}", logged.index);
         let log: LogProof = self.get(&url).await?;
-        let ledger = self.rpc.receipt_log_proof(receipt.claim.node, size).await?;
+        let answer = (receipt.claim.rung_achieved == Rung::Audited as u8).then_some((id.0, logged.index));
+        let ledger = self.rpc.receipt_log_proof(receipt.claim.node, size, answer).await?;
         let bytes = ProofFile {
             format: PROOF_FORMAT.into(),
             receipt,
@@ -74,6 +85,10 @@ impl Proxy {
         let report = check_proof(&bytes, Some(self.genesis), &self.registry);
         match report.checks.first_failure() {
             None => Ok(bytes),
+            // Only time is missing.
+            Some(Check { name: "signature" | "audit", .. }) if !is_settled(&report.checks) => {
+                Err(ClientError::NotSettled(audit_detail(&report.checks)))
+            }
             Some(Check { name, detail, .. }) => {
                 Err(ClientError::Verification { node: base.clone(), check: format!("{name}: {detail}") })
             }

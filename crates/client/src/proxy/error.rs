@@ -46,6 +46,8 @@ impl From<ClientError> for Fault {
             ClientError::NoNode { .. } => (StatusCode::NOT_FOUND, "model_not_found"),
             ClientError::Busy => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             ClientError::UnknownReceipt(_) => (StatusCode::NOT_FOUND, "not_found"),
+            ClientError::NotSettled(_) => (StatusCode::TOO_EARLY, "not_settled_yet"),
+            ClientError::Unpaid => (StatusCode::PAYMENT_REQUIRED, "payment_required"),
             ClientError::NotFinalised => (StatusCode::TOO_EARLY, "not_finalised_yet"),
             ClientError::TooFewNodes { .. } => (StatusCode::BAD_REQUEST, "assurance_unavailable"),
             ClientError::NoMajority { .. } => (StatusCode::BAD_GATEWAY, "replicas_disagree"),

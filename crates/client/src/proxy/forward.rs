@@ -1,7 +1,7 @@
-use super::{Answered, Proxy, error::Fault, replicate, sse};
+use super::{Answered, Proxy, Purse, error::Fault, replicate, sse};
 use crate::{
     ClientError, Offer,
-    check::{Check, Checks, Outcome, check_answer},
+    check::{Check, Checks, Known, Outcome, check_answer},
     rpc::{read_bounded, unreachable_at},
 };
 use alloy_primitives::B256;
@@ -16,6 +16,7 @@ use futures::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -117,16 +118,20 @@ async fn connect(
     rung: Rung,
 ) -> Result<(Exchange, reqwest::Response), ClientError> {
     let mut last = None;
-    for offer in offers.into_iter().take(TRIES_MAX) {
+    let mut filled = None;
+    let mut offers: VecDeque<Offer> = offers.into_iter().take(TRIES_MAX).collect();
+    while let Some(offer) = offers.pop_front() {
         // A fresh nonce for every try: no two nodes can tell that they saw the same request from its commitment.
         let nonce = B256::from(rand::random::<[u8; 32]>());
         let commitment = Claim::request_commitment(&nonce, request.as_bytes());
         let chain_id = proxy.network.network.chain_id;
         let id = Claim::receipt_id_of(chain_id, proxy.genesis, offer.node, commitment);
         let url = format!("{}{path}", offer.endpoint);
-        let sent = proxy
-            .http
-            .post(&url)
+        let mut request_to = proxy.http.post(&url);
+        if let Some(purse) = &proxy.purse {
+            request_to = request_to.header("og-payment", purse.promise(offer.node)?);
+        }
+        let sent = request_to
             .header("content-type", "application/json")
             .header("og-nonce", nonce.to_string())
             .header("og-assurance", rung.name())
@@ -139,6 +144,14 @@ async fn connect(
             Ok(r) if r.status() == StatusCode::TOO_MANY_REQUESTS => {
                 proxy.metrics.retried.inc();
                 last.get_or_insert(ClientError::Busy);
+                continue;
+            }
+            // The pocket for this node is empty: fill it once.
+            Ok(r) if r.status() == StatusCode::PAYMENT_REQUIRED && filled != Some(offer.node) => {
+                let Some(purse) = &proxy.purse else { return Err(ClientError::Unpaid) };
+                purse.fill(offer.node).await?;
+                filled = Some(offer.node);
+                offers.push_front(offer);
                 continue;
             }
             // A client's own mistake is passed on; everything else that is no answer is the node's failure.
@@ -212,7 +225,7 @@ impl Exchange {
             Ok(sealed) => sealed,
             Err(e) => return Err(self.refuse(format!("it has no readable seal: {e}")).into()),
         };
-        let summary = self.verify(sealed.response.clone(), sealed.seal).await?;
+        let summary = self.verify(sealed.response.clone(), sealed.seal, Known::now()).await?;
         let mut response = ([(CONTENT_TYPE, "application/json")], sealed.response).into_response();
         if let Ok(value) = HeaderValue::from_str(&summary.to_string()) {
             response.headers_mut().insert("og-verified", value);
@@ -228,7 +241,12 @@ impl Exchange {
     }
 
     /// Runs every check, keeps the answer, and says what was verified.
-    pub(super) async fn verify(&self, response: String, seal: Seal) -> Result<Value, ClientError> {
+    pub(super) async fn verify(
+        &self,
+        response: String,
+        seal: Seal,
+        known: Known,
+    ) -> Result<Value, ClientError> {
         let receipt = Receipt::decode(&seal.receipt).map_err(|e| self.refuse(e.to_string()))?;
         let disclosure = Disclosure {
             nonce: self.nonce,
@@ -238,7 +256,7 @@ impl Exchange {
             output_tokens: seal.output_tokens,
         };
         let mut checks = Checks::default();
-        check_answer(&mut checks, &self.proxy.registry, &receipt, &disclosure, &self.manifest);
+        check_answer(&mut checks, &self.proxy.registry, &receipt, &disclosure, &self.manifest, &known);
         checks.record("form", check_form(&self.path, &disclosure.response));
         checks.record("exchange", self.check_exchange(&receipt.claim));
         checks.record("anchor", self.check_anchor(&receipt.claim).await);
@@ -259,10 +277,30 @@ impl Exchange {
             disclosure,
         };
         self.proxy.store.put(self.id, &answered)?;
+        // Each node of a group was paid when its own answer had been checked.
+        if self.rung != Rung::Replicated {
+            self.pay(claim);
+        }
         self.proxy.metrics.verified.inc();
         self.proxy.directory.succeeded(self.offer.node);
         info!(receipt = %self.id, node = %self.offer.node, "verified an answer");
         Ok(summary)
+    }
+
+    /// Promises the price of an answer that was checked, without making the client wait.
+    pub(super) fn pay(&self, claim: &Claim) {
+        let (proxy, node) = (&self.proxy, self.offer.node);
+        let url = format!("{}/og/v1/payments", self.offer.endpoint);
+        let Some(purse) = proxy.purse.as_ref().filter(|_| !claim.payer.is_zero()) else { return };
+        purse.owe(node, claim.price);
+        let Ok(promise) = purse.promise(node) else { return };
+        let http = proxy.http.clone();
+        tokio::spawn(async move {
+            // The next request carries it again.
+            if let Err(e) = http.post(&url).header("og-payment", promise).send().await {
+                warn!(%node, "a payment was not taken: {e}");
+            }
+        });
     }
 
     /// What ties the receipt to this very exchange.
@@ -281,6 +319,10 @@ impl Exchange {
         }
         if (claim.price_input, claim.price_output) != (self.offer.price_input, self.offer.price_output) {
             return Err("the prices are not those of the node's offer on the ledger".into());
+        }
+        let payer = self.proxy.purse.as_ref().map(Purse::address);
+        if !claim.payer.is_zero() && Some(claim.payer) != payer {
+            return Err(format!("{} is named as payer", claim.payer));
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         if now.abs_diff(claim.time_ms) > SKEW_MS_MAX {
@@ -446,7 +488,7 @@ impl Relay {
             .map_err(|e| exchange.refuse(format!("the seal cannot be read: {e}")))?;
         let response = String::from_utf8(std::mem::take(&mut self.committed))
             .map_err(|_| exchange.refuse("the stream is not UTF-8".into()))?;
-        let summary = exchange.verify(response, parsed).await?;
+        let summary = exchange.verify(response, parsed, Known::now()).await?;
         Ok((seal, summary))
     }
 }

@@ -5,6 +5,7 @@ mod disputes;
 mod error;
 mod forward;
 mod metrics;
+mod purse;
 mod replicate;
 mod sse;
 mod store;
@@ -22,12 +23,14 @@ use disputes::Disputes;
 pub use disputes::{Dispute, DisputeKind};
 use error::Fault;
 use metrics::Metrics;
+use purse::Purse;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use types::{ModelManifest, ReceiptId, limits::REQUEST_BYTES_MAX};
 use verify::Registry;
 
+pub use purse::Payer;
 pub use replicate::Replicas;
 pub(crate) use sse::Splitter;
 pub use store::Answered;
@@ -50,6 +53,8 @@ pub struct ProxyConfig {
     pub data_dir: PathBuf,
     /// Withhold whole streams until they are verified, not only their end.
     pub release_verified: bool,
+    /// Who pays for answers; nobody when absent.
+    pub payer: Option<Payer>,
     /// Longest silence of a node before its answer is given up.
     pub idle_max: Duration,
     /// How answers are replicated for those who ask for it.
@@ -68,6 +73,7 @@ pub struct Proxy {
     registry: Registry,
     http: reqwest::Client,
     metrics: Metrics,
+    purse: Option<Purse>,
     config: ProxyConfig,
 }
 
@@ -91,6 +97,13 @@ impl Proxy {
         let store = Store::open(&config.data_dir)?;
         let disputes = Disputes::open(&config.data_dir.join("disputes"))?;
         let metrics = Metrics::new();
+        let purse = match &config.payer {
+            Some(payer) => {
+                let path = config.data_dir.join("owed.totals");
+                Some(Purse::open(payer.clone(), rpc.clone(), network.network.clone(), path)?)
+            }
+            None => None,
+        };
         let registry = crate::registry();
         Ok(Arc::new(Self {
             rpc,
@@ -102,6 +115,7 @@ impl Proxy {
             registry,
             http,
             metrics,
+            purse,
             config,
         }))
     }
@@ -109,6 +123,19 @@ impl Proxy {
     /// Genesis hash of the network.
     pub fn genesis(&self) -> B256 {
         self.genesis
+    }
+
+    /// Puts coins into the escrow for every node, so that first answers need not wait for it.
+    ///
+    /// # Errors
+    /// [`ClientError`]; some nodes may have been served.
+    pub async fn fill_pockets(&self) -> Result<(), ClientError> {
+        let Some(purse) = &self.purse else { return Ok(()) };
+        self.directory.refresh().await?;
+        for node in self.directory.nodes() {
+            purse.fill(node).await?;
+        }
+        Ok(())
     }
 
     /// The routes.

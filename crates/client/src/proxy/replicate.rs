@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     ClientError, Offer,
-    check::{Check, Checks, check_disclosure},
+    check::{Check, Checks, Known, check_disclosure},
 };
 use alloy_primitives::{Address, B256};
 use axum::{
@@ -266,6 +266,8 @@ impl Round {
                             self.failed(&exchange, commitment, DisputeKind::Refused, reason, Some(revealed))
                         }
                         Ok(member) => {
+                            // It did its work, whatever the others say.
+                            exchange.pay(&member.claim);
                             let exchange = Exchange::clone(&exchange);
                             Some(Answer { exchange, commitment, revealed, member })
                         }
@@ -375,6 +377,7 @@ impl Round {
         let winner = &answers[at];
         let claim = &winner.member.claim;
         let k = u8::try_from(agreed).unwrap_or(u8::MAX);
+        let known = Known::now().agreeing(u8::try_from(asked / 2 + 1).unwrap_or(u8::MAX));
         let group = Group { group: self.group, k, asked: self.nodes.clone(), members };
         let internal =
             |reason: String| ClientError::Verification { node: claim.node.to_string(), check: reason };
@@ -384,7 +387,8 @@ impl Round {
         receipt.evidence.push(evidence);
         let seal = Seal { receipt: receipt.encode().into(), ..winner.revealed.seal.clone() };
         // The whole of the checks once more, now with the evidence; keeps the answer.
-        let mut summary = winner.exchange.verify(winner.revealed.response.clone(), seal.clone()).await?;
+        let mut summary =
+            winner.exchange.verify(winner.revealed.response.clone(), seal.clone(), known).await?;
         let (others, same): (Vec<_>, Vec<_>) = answers.iter().partition(|a| !a.member.agrees(claim));
         let names =
             |list: &[&Answer]| list.iter().map(|a| a.member.claim.node.to_string()).collect::<Vec<_>>();

@@ -1,7 +1,7 @@
 //! Nodes that answer one request each for itself, under commit and reveal; some cheat.
 
 use super::{ANSWER, Attack, Network, Shared, receipt, serve};
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, U256};
 use axum::{
     Json, Router,
     body::Bytes as Body,
@@ -10,11 +10,19 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::post,
 };
+use client::proxy::Payer;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use types::{
-    Claim, Evidence, Receipt, ReceiptId, Rung, Seal, Tokens, commit_bytes, commit_tokens,
+    Claim, Evidence, Receipt, ReceiptId, Rung, Seal, Tokens, Voucher, commit_bytes, commit_tokens,
     replica::{Commitment, RevealRequest, Revealed, commitment},
     signing,
 };
@@ -42,6 +50,10 @@ pub(crate) enum Replica {
     Overcharges,
     /// Sets the clock of its prompt elsewhere.
     OtherTime,
+    /// Wants more coins in the escrow before it answers the first time.
+    WantsCoins,
+    /// Wants more coins whatever it gets.
+    NeverPaid,
     /// Has a full queue.
     Busy,
     /// Was asked the same before, by somebody else.
@@ -58,6 +70,7 @@ struct Node {
     shared: Arc<Shared>,
     /// What waits to be revealed: request hash, group, commitment, answer.
     kept: Mutex<HashMap<String, (B256, B256, Commitment, Revealed)>>,
+    is_content: AtomicBool,
 }
 
 /// Key of node `i`.
@@ -72,21 +85,49 @@ pub(crate) fn address(i: usize) -> Address {
 
 /// Serves a node for each replica and registers it.
 pub(super) async fn serve_all(shared: &Arc<Shared>, replicas: &[Replica]) {
+    let offers = &shared.offers;
     for (i, replica) in replicas.iter().enumerate() {
-        let node =
-            Node { replica: *replica, secret: secret(i), shared: shared.clone(), kept: Mutex::default() };
+        let (shared, secret) = (shared.clone(), secret(i));
+        let (kept, is_content) = (Mutex::default(), AtomicBool::new(false));
+        let node = Node { replica: *replica, secret, shared, kept, is_content };
         let router = Router::new()
             .route("/v1/chat/completions", post(commit))
             .route("/og/v1/reveal/{id}", post(reveal))
+            .route("/og/v1/payments", post(pay))
             .with_state(Arc::new(node));
         let url = serve(router).await;
-        shared.offers.lock().push((address(i), url));
+        offers.lock().push((address(i), url));
     }
 }
 
 impl Network {
     pub(crate) async fn start_group(replicas: &[Replica]) -> Self {
-        Self::build(false, replicas).await
+        Self::build(false, replicas, None).await
+    }
+
+    /// The same with a proxy that pays.
+    pub(crate) async fn start_paid_group(replicas: &[Replica]) -> Self {
+        let payer = Payer { secret: B256::repeat_byte(0x51), deposit: U256::from(100) };
+        Self::build(false, replicas, Some(payer)).await
+    }
+
+    /// What the proxy has promised to each node, once `count` nodes have a promise of `total`.
+    pub(crate) async fn promised(&self, count: usize, total: u64) -> HashMap<Address, U256> {
+        for _ in 0..200 {
+            let promised = self.shared.promised.lock().clone();
+            if promised.values().filter(|t| **t == U256::from(total)).count() >= count {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // One payment too many would come now.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        self.shared.promised.lock().clone()
+    }
+
+    /// Times that nodes wanted more coins in the escrow.
+    pub(crate) fn refusals(&self) -> usize {
+        self.shared.refusals.load(Ordering::SeqCst)
     }
 
     /// What the proxy keeps of nodes that did not agree, by node.
@@ -137,7 +178,37 @@ fn say(node: &Node, stream: bool) -> (String, Vec<u32>) {
     (response, tokens)
 }
 
+/// Takes a promise; who gave it.
+fn take(node: &Node, headers: &HeaderMap) -> Option<Address> {
+    let promise = headers.get("og-payment")?.to_str().unwrap();
+    let parts: Vec<_> = promise.split(' ').collect();
+    let (client, total) = (parts[0].parse().unwrap(), parts[1].parse::<U256>().unwrap());
+    let signature: alloy_primitives::Bytes = parts[2].parse().unwrap();
+    let me = signing::address_of(&node.secret).unwrap();
+    let config = &node.shared.config;
+    let digest = Voucher { client, node: me, total }.digest(config.chain_id, config.contracts.escrow);
+    assert_eq!(signing::recover(digest, signature[..].try_into().unwrap()).unwrap(), client);
+    let mut promised = node.shared.promised.lock();
+    let largest = promised.entry(me).or_default();
+    *largest = total.max(*largest);
+    Some(client)
+}
+
+async fn pay(State(node): State<Arc<Node>>, headers: HeaderMap) -> Response {
+    take(&node, &headers).unwrap();
+    Json(json!({"status": "ok"})).into_response()
+}
+
 async fn commit(State(node): State<Arc<Node>>, headers: HeaderMap, body: Body) -> Response {
+    let payer = take(&node, &headers);
+    let is_content = match node.replica {
+        Replica::WantsCoins => node.is_content.swap(true, Ordering::SeqCst),
+        other => other != Replica::NeverPaid,
+    };
+    if !is_content {
+        node.shared.refusals.fetch_add(1, Ordering::SeqCst);
+        return error(StatusCode::PAYMENT_REQUIRED, "payment_required");
+    }
     match node.replica {
         Replica::Busy => return StatusCode::TOO_MANY_REQUESTS.into_response(),
         Replica::Refuses => return error(StatusCode::BAD_REQUEST, "invalid_value"),
@@ -154,6 +225,7 @@ async fn commit(State(node): State<Arc<Node>>, headers: HeaderMap, body: Body) -
     let me = signing::address_of(&node.secret).unwrap();
     let mut claim: Claim = receipt(&node.shared, Attack::None, &nonce, &body, response.as_bytes()).claim;
     claim.node = me;
+    claim.payer = payer.unwrap_or_default();
     claim.response_hash = commit_bytes(&nonce, &body, response.as_bytes()).1;
     claim.output_hash = commit_tokens(&nonce, Tokens::Output, &tokens);
     claim.sampling.seed = text(&headers, "og-seed").parse().unwrap();

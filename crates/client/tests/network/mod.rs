@@ -16,13 +16,14 @@ use axum::{
     routing::post,
 };
 use client::{
-    contracts::{ModelRegistry, NodeRegistry},
-    proxy::{Proxy, ProxyConfig, Replicas},
+    contracts::{Escrow, ModelRegistry, NodeRegistry},
+    proxy::{Payer, Proxy, ProxyConfig, Replicas},
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{
-    sync::Arc,
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use types::{
@@ -71,6 +72,10 @@ struct Shared {
     config: NetworkConfig,
     genesis: Bytes,
     offers: Mutex<Vec<(Address, String)>>,
+    /// Largest promise that each node got.
+    promised: Mutex<HashMap<Address, U256>>,
+    /// Times that a node wanted more coins in the escrow.
+    refusals: AtomicUsize,
 }
 
 /// What a client saw.
@@ -125,16 +130,19 @@ fn config() -> NetworkConfig {
     let message = [&[namespace.len() as u8], namespace.as_slice(), &vote].concat();
     let possession = key.sign(&message, b"BLS_POP_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_", &[]).compress();
     NetworkConfig {
-        version: 2,
+        version: 3,
         chain_id: CHAIN_ID,
         block_time_ms: 250,
         epoch_blocks: 100,
+        window_seconds: 90,
+        game_seconds: 600,
         contracts: SystemContracts {
             model_registry: Address::repeat_byte(1),
             node_registry: Address::repeat_byte(2),
             receipt_log: Address::repeat_byte(3),
             wrapped_native: Address::repeat_byte(4),
             staking: Address::repeat_byte(5),
+            ..SystemContracts::none()
         },
         validators: vec![ValidatorKey {
             peer: B256::repeat_byte(9),
@@ -153,14 +161,14 @@ async fn serve(router: Router) -> String {
 
 impl Network {
     pub(crate) async fn start() -> Self {
-        Self::build(false, &[]).await
+        Self::build(false, &[], None).await
     }
 
     pub(crate) async fn start_with_dead_node() -> Self {
-        Self::build(true, &[]).await
+        Self::build(true, &[], None).await
     }
 
-    async fn build(dead_node: bool, replicas: &[group::Replica]) -> Self {
+    async fn build(dead_node: bool, replicas: &[group::Replica], payer: Option<Payer>) -> Self {
         let config = config();
         let extra_data = Bytes::copy_from_slice(config.commitment().as_slice());
         let genesis = Bytes::from(alloy_rlp::encode(Header { extra_data, ..Default::default() }));
@@ -170,6 +178,8 @@ impl Network {
             config,
             genesis,
             offers: Mutex::default(),
+            promised: Mutex::default(),
+            refusals: AtomicUsize::new(0),
         });
         let rpc_url = serve(Router::new().route("/", post(rpc)).with_state(shared.clone())).await;
         if replicas.is_empty() {
@@ -187,6 +197,7 @@ impl Network {
             network: Some(keccak256(&shared.genesis)),
             data_dir: dir.path().join("proxy"),
             release_verified: false,
+            payer,
             idle_max: Duration::from_secs(5),
             replicas: Replicas { nodes: 3, late_max: Duration::from_secs(1) },
         })
@@ -261,6 +272,14 @@ fn view(s: &Shared, input: &[u8]) -> Vec<u8> {
             });
             NodeRegistry::nodesForCall::abi_encode_returns(&offers.collect::<Vec<_>>())
         }
+        // Full: whoever wants to fill it finds that somebody else has.
+        Escrow::pocketOfCall::SELECTOR => Escrow::pocketOfCall::abi_encode_returns(&Escrow::Pocket {
+            held: 1000,
+            taken: 0,
+            refunded: 0,
+            withdrawing: 0,
+            withdrawAt: 0,
+        }),
         other => panic!("{other:?}"),
     }
 }

@@ -7,7 +7,7 @@ use referee::{CELL_CHUNK, Game, LeafOpening, Move, OpKind, Opening, Phase, Progr
 use std::sync::Arc;
 use types::{
     B256, Claim, Options, Tokens, merkle,
-    opening::{frontier, frontier_parts, halves, range_path},
+    opening::{frontier, frontier_parts, halves},
 };
 
 /// What one side knows of the disputed answer.
@@ -29,7 +29,7 @@ pub struct Dispute {
     /// For an answer under a grammar: the tokens that it allows at each place, a bit a token.
     pub masks: Vec<Vec<u8>>,
     /// The computation.
-    pub trace: Box<dyn Trace>,
+    pub trace: Box<dyn Trace + Send>,
 }
 
 impl std::fmt::Debug for Dispute {
@@ -157,7 +157,7 @@ impl Player {
                 match fed.filter(|t| *t != game.target.token) {
                     Some(_) => {
                         let at = position as usize;
-                        let path = range_path(&self.leaves, at..at + 1);
+                        let path = merkle::range_path(&self.leaves, at..at + 1).unwrap_or_default();
                         let data = self.dispute.trace.leaves()[at].clone().into();
                         Move::Contradiction(LeafOpening { position, data, path })
                     }

@@ -12,7 +12,7 @@ use referee::{TensorKind, TensorOpening, tensor_leaf};
 use std::{collections::BTreeMap, ops::Range};
 use types::{
     B256, merkle,
-    opening::{RangeOpening, chunk_hashes, range_path},
+    opening::{RangeOpening, chunk_hashes},
 };
 
 const _: () = assert!(CHUNK_BYTES == referee::TENSOR_CHUNK, "one size of chunks");
@@ -91,7 +91,7 @@ impl TensorStore {
             root: t.root,
             index: index as u64,
             count: self.leaves.len() as u64,
-            path: range_path(&self.leaves, index..index + 1),
+            path: merkle::range_path(&self.leaves, index..index + 1)?,
             len: t.bytes.len() as u64,
             opening: RangeOpening::new(&t.bytes, &t.hashes, CHUNK_BYTES, range),
         })

@@ -130,7 +130,7 @@ pub(crate) fn network(epoch_blocks: u64) -> NetworkConfig {
         possession: FixedBytes::repeat_byte(3),
     };
     NetworkConfig {
-        version: 2,
+        version: 3,
         chain_id: CHAIN_ID,
         block_time_ms: 250,
         epoch_blocks,
@@ -140,6 +140,7 @@ pub(crate) fn network(epoch_blocks: u64) -> NetworkConfig {
             receipt_log: zero,
             wrapped_native: zero,
             staking: zero,
+            ..SystemContracts::none()
         },
         validators: vec![key],
     }

@@ -5,7 +5,8 @@ use crate::{
     genesis::{COIN, NewNetwork, staking_rules},
     network_file::{NetworkFile, Peer},
     output::outln,
-    receipt_log::ReceiptLog,
+    receipt_log::{Kept, ReceiptLog},
+    trust_rules::TrustRules,
     validator::{self, Keys, Running, Setup},
 };
 use alloy_consensus::TxEip1559;
@@ -27,7 +28,8 @@ use std::{
     time::{Duration, Instant},
 };
 use types::{
-    ARITHMETIC_EXACT, Address, B256, Bytes, Claim, Evidence, Receipt, Rung, Sampling, U256, keccak256,
+    ARITHMETIC_EXACT, Address, B256, Bytes, Claim, Disclose, Disclosure, Evidence, Receipt, Rung, Sampling,
+    U256, keccak256,
 };
 
 const CHAIN_ID: u64 = 10_744;
@@ -154,6 +156,7 @@ fn start(args: &BenchLedgerArgs, dir: &Path, senders: &[Account]) -> anyhow::Res
             .collect(),
         funded: funded.map(|a| (a, rich)).collect(),
         staking: staking_rules(),
+        trust: TrustRules::devnet(),
     }
     .build()?;
     let file = NetworkFile { network, genesis, peers: vec![] };
@@ -287,11 +290,23 @@ fn receipt(i: u64) -> Receipt {
         anchor_hash: hash,
         time_ms: i,
         arithmetic_class: ARITHMETIC_EXACT,
-        arithmetic_version: 2,
+        arithmetic_version: 3,
         rung_requested: Rung::Signed as u8,
         rung_achieved: Rung::Signed as u8,
     };
     Receipt { claim, evidence: vec![Evidence { mode: Rung::Signed.mode(), body: vec![0; 65].into() }] }
+}
+
+/// A short answer, as a node keeps it behind its receipt.
+fn answer() -> Kept {
+    let disclosure = Disclosure {
+        nonce: B256::ZERO,
+        request: "x".repeat(300),
+        response: "y".repeat(400),
+        prompt_tokens: vec![7; 20],
+        output_tokens: vec![7; 20],
+    };
+    Kept { time_ms: 0, disclose: Disclose::None, disclosure }
 }
 
 /// Appends to one node's log from many threads, each entry durable before the next of its thread.
@@ -307,7 +322,7 @@ fn receipts(dir: &Path, seconds: u64) -> anyhow::Result<Value> {
             thread::spawn(move || -> anyhow::Result<()> {
                 let mut i = 0;
                 while Instant::now() < deadline {
-                    log.append(&receipt(w << 32 | i))?;
+                    log.append(&receipt(w << 32 | i), &answer())?;
                     count.fetch_add(1, Ordering::Relaxed);
                     i += 1;
                 }

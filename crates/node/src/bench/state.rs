@@ -75,8 +75,13 @@ pub(crate) fn run(args: &BenchStateArgs) -> anyhow::Result<()> {
 fn fill(dir: &Path, accounts: u64, senders: &[Account]) -> anyhow::Result<(Ledger, Arc<Store>)> {
     std::fs::create_dir_all(dir)?;
     let genesis = Block { header: Header::default(), transactions: vec![], withdrawals: vec![] };
-    let params =
-        ChainParams { chain_id: CHAIN_ID, gas_limit: 60_000_000, epoch_blocks: 1 << 40, staking: None };
+    let params = ChainParams {
+        chain_id: CHAIN_ID,
+        gas_limit: 60_000_000,
+        epoch_blocks: 1 << 40,
+        staking: None,
+        beacon: None,
+    };
     let ledger = Ledger::new(params, genesis.hash());
     let mut import = Import::new(Store::open(dir, Retention::Full)?, 1);
     import.add(Part::of_accounts(senders.iter().map(|s| (s.address(), U256::MAX >> 8))))?;

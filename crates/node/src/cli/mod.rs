@@ -50,6 +50,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ValidatorCommand,
     },
+    /// Check answers of others: compute them again, dispute what is wrong, sit in juries, and earn.
+    Audit(AuditArgs),
+    /// Work out what a network's rules mean.
+    Simulate {
+        #[command(subcommand)]
+        command: SimulateCommand,
+    },
     /// Run a local OpenAI-compatible server that checks every answer.
     Proxy(ProxyArgs),
     /// Ask a question through the proxy; prints the answer as it streams and what was verified.
@@ -86,6 +93,9 @@ pub(crate) struct DevnetArgs {
     /// Number of inference nodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=32))]
     pub(crate) nodes: u16,
+    /// Number of auditors.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=32))]
+    pub(crate) auditors: u16,
     /// Smallest time between blocks in milliseconds.
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=60_000))]
     pub(crate) block_time: u64,
@@ -147,6 +157,9 @@ pub(crate) struct NodeArgs {
     /// Price of a generated token in wei.
     #[arg(long, default_value_t = 2_000_000_000)]
     pub(crate) price_output: u128,
+    /// Serve only clients that pay through the escrow.
+    #[arg(long)]
+    pub(crate) require_payment: bool,
     /// Threads for the model; all cores when absent.
     #[arg(long)]
     pub(crate) threads: Option<usize>,
@@ -168,7 +181,48 @@ pub(crate) struct NodeArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  og audit --data ./auditor --rpc http://127.0.0.1:8545 --model model.gguf --model other.gguf
+
+The first run prints the account that needs coins for the stake; send them and start again.")]
+pub(crate) struct AuditArgs {
+    /// Models that it can check: GGUF files or Hugging Face folders; the built-in taskmaster-chat is always there.
+    #[arg(long = "model", value_name = "PATH")]
+    pub(crate) models: Vec<PathBuf>,
+    /// JSON-RPC of a validator.
+    #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
+    pub(crate) rpc: String,
+    /// Folder for the key and verdicts that are not revealed yet.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Stake in whole coins, used when the auditor has not joined yet.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) stake: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SimulateCommand {
+    /// For which audit rate, stake and window does cheating lose money? Thousands of agents, seeded.
+    Economics {
+        /// Seed of all randomness: the same gives the same report.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ProxyArgs {
+    /// Pay for answers with the account of the key in this file (0x and 64 hexadecimal digits, mode 600).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pay: Option<PathBuf>,
+    /// What to put into the escrow for a node when it holds too little, in thousandths of a coin.
+    #[arg(long, default_value_t = 100, requires = "pay")]
+    pub(crate) deposit: u64,
+
     /// JSON-RPC of a validator.
     #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
     pub(crate) rpc: String,
@@ -214,7 +268,8 @@ pub(crate) struct ChatArgs {
     /// Longest answer in tokens.
     #[arg(long)]
     pub(crate) max_tokens: Option<u32>,
-    /// How the answer is backed: signed (by its node) or replicated (most of several nodes agree).
+    /// How the answer is backed: signed (by its node), audited (others may compute it again) or replicated (most of several nodes
+    /// agree).
     #[arg(long, value_name = "RUNG")]
     pub(crate) assurance: Option<types::Rung>,
     /// Nodes that answer with --assurance replicated; 3 unless the proxy is told otherwise.

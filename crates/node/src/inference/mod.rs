@@ -1,13 +1,18 @@
 //! [`api::ports::Inference`] over an engine: admission, claim, signature, log.
 
 pub(crate) mod convert;
+mod disclose;
 mod reveal;
 pub(crate) mod seal;
 
-use crate::receipt_log::ReceiptLog;
+use crate::{
+    court::Court,
+    payments::{Tab, Till},
+    receipt_log::ReceiptLog,
+};
 use api::ports::{
-    Embedded, Finish, GenerateEvent, GenerateJob, Inference, InferenceFault, Input, Load, LogCheckpoint,
-    ModelInfo, NodeInfo, Started, Ticket, Withheld,
+    AuditorPass, Embedded, Finish, GenerateEvent, GenerateJob, Inference, InferenceFault, Input, Load,
+    LogCheckpoint, ModelInfo, NodeInfo, Payment, Shown, Started, Ticket, Withheld,
 };
 use async_trait::async_trait;
 use convert::{choosing, embedding_tokens, fault, join, logprob, prompt};
@@ -26,7 +31,7 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use types::{
-    Address, B256, Claim, LogProof, Options, Receipt, ReceiptId, Rung, Sampling,
+    B256, Claim, LogProof, Options, Receipt, ReceiptId, Rung, Sampling,
     replica::{Commitment, RevealRequest, Revealed},
 };
 
@@ -57,6 +62,8 @@ pub(crate) struct Shared {
     posted: Arc<AtomicU64>,
     /// Answers that wait for the commitments of others.
     reveals: Reveals,
+    till: Arc<Till>,
+    court: Court,
     /// Receipts under way: a second request with the same id must wait for none of them, but be refused.
     under_way: Mutex<HashSet<ReceiptId>>,
 }
@@ -76,6 +83,8 @@ impl InferenceService {
         log: Arc<ReceiptLog>,
         anchor: watch::Receiver<Anchor>,
         posted: Arc<AtomicU64>,
+        till: Arc<Till>,
+        court: Court,
     ) -> Self {
         let model = engine.model().manifest();
         let info = NodeInfo {
@@ -92,7 +101,7 @@ impl InferenceService {
         };
         let under_way = Mutex::default();
         let reveals = Reveals::default();
-        let shared = Arc::new(Shared { identity, log, anchor, posted, reveals, under_way });
+        let shared = Arc::new(Shared { identity, log, anchor, posted, reveals, till, court, under_way });
         Self { shared, engine, info, draining: AtomicBool::new(false) }
     }
 
@@ -118,9 +127,19 @@ impl InferenceService {
     }
 
     /// Admits a request: nobody may use its id twice.
-    fn enter(&self, ticket: &Ticket, time_ms: u64) -> Result<Entry, InferenceFault> {
+    async fn enter(
+        &self,
+        ticket: &Ticket,
+        time_ms: u64,
+        tokens: (usize, u32),
+    ) -> Result<Entry, InferenceFault> {
         // A node alone replicates nothing.
-        if ticket.rung != Rung::Signed && (ticket.rung, ticket.group.is_some()) != (Rung::Replicated, true) {
+        let is_given = match ticket.rung {
+            Rung::Signed | Rung::Audited => true,
+            Rung::Replicated => ticket.group.is_some(),
+            _ => false,
+        };
+        if !is_given {
             return Err(InferenceFault::AssuranceUnavailable(ticket.rung));
         }
         if self.draining.load(Ordering::Acquire) {
@@ -131,11 +150,14 @@ impl InferenceService {
         let request_hash = Claim::request_commitment(&nonce, &ticket.raw_request);
         let node = identity.producer.address();
         let receipt_id = Claim::receipt_id_of(identity.chain_id, identity.genesis, node, request_hash);
+        let most = identity.price_input.saturating_mul(tokens.0 as u128);
+        let most = most.saturating_add(identity.price_output.saturating_mul(u128::from(tokens.1)));
+        let tab = self.shared.till.admit(ticket.payment.as_ref(), most).await?;
         let under_way = UnderWay::enter(&self.shared, receipt_id)?;
         if ticket.group.is_some() {
             self.shared.reveals.begin(receipt_id)?;
         }
-        Ok(Entry { nonce, receipt_id, under_way, time_ms, anchor: *self.shared.anchor.borrow() })
+        Ok(Entry { nonce, receipt_id, under_way, time_ms, anchor: *self.shared.anchor.borrow(), tab })
     }
 
     /// The answer under way that the server sees.
@@ -179,7 +201,8 @@ impl InferenceService {
                 model: model_id.0,
                 arithmetic_version: manifest.arithmetic_version,
                 rung: ticket.rung,
-                payer: Address::ZERO,
+                disclose: ticket.disclose,
+                tab: entry.tab,
             }),
         }
     }
@@ -192,6 +215,7 @@ struct Entry {
     under_way: UnderWay,
     time_ms: u64,
     anchor: Anchor,
+    tab: Option<Tab>,
 }
 
 /// What a receipt says of the request.
@@ -262,7 +286,7 @@ impl Inference for InferenceService {
         }
         let max_tokens = bound.unwrap_or(room);
         let first = choosing(model, &job, sampling, 0).map_err(fault)?;
-        let entry = self.enter(&ticket, time_ms)?;
+        let entry = self.enter(&ticket, time_ms, (prompt.len(), max_tokens.saturating_mul(job.n))).await?;
         // One event a token and the end: the engine never waits for a slow client, and memory is bounded.
         let (sender, events) = mpsc::channel((max_tokens as usize + 4) * job.n as usize);
         let mut completions = Vec::new();
@@ -302,7 +326,8 @@ impl Inference for InferenceService {
         let model = self.check_model(&asked)?;
         let texts = inputs.iter().map(|i| embedding_tokens(model, i)).collect::<Result<Vec<_>, _>>();
         let texts = texts.map_err(fault)?;
-        let entry = self.enter(&ticket, time_ms)?;
+        let count = texts.iter().map(Vec::len).sum();
+        let entry = self.enter(&ticket, time_ms, (count, 0)).await?;
         let mut waiting = Vec::new();
         for tokens in &texts {
             let (sender, receiver) = oneshot::channel();
@@ -354,6 +379,19 @@ impl Inference for InferenceService {
 
     fn reveal(&self, id: ReceiptId, request: &RevealRequest) -> Result<Revealed, InferenceFault> {
         self.reveal_kept(id, request)
+    }
+
+    async fn show(
+        &self,
+        index: u64,
+        size: u64,
+        pass: Option<AuditorPass>,
+    ) -> Result<Option<Shown>, InferenceFault> {
+        disclose::show(&self.shared, index, size, pass).await
+    }
+
+    async fn pay(&self, payment: Payment) -> Result<(), InferenceFault> {
+        self.shared.till.take(&payment).await
     }
 
     fn checkpoint(&self) -> LogCheckpoint {

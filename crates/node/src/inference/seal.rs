@@ -1,6 +1,7 @@
 //! From finished answers to a signed receipt in the log.
 
 use super::{Anchor, UnderWay, convert::join, internal};
+use crate::{payments::Tab, receipt_log::Kept};
 use anyhow::Context as _;
 use api::ports::{InferenceFault, Sealer};
 use async_trait::async_trait;
@@ -8,8 +9,8 @@ use bytes::Bytes;
 use engine::Completion;
 use tokio::sync::oneshot;
 use types::{
-    ARITHMETIC_EXACT, Address, B256, Claim, Options, Receipt, Rung, Sampling, Seal, Tokens, commit_bytes,
-    commit_tokens, merkle,
+    ARITHMETIC_EXACT, Address, B256, Claim, Disclose, Disclosure, Options, Receipt, Rung, Sampling, Seal,
+    Tokens, commit_bytes, commit_tokens, merkle,
 };
 use verify::Producer as _;
 
@@ -40,7 +41,9 @@ pub(super) struct AnswerSealer {
     pub(super) model: B256,
     pub(super) arithmetic_version: u16,
     pub(super) rung: Rung,
-    pub(super) payer: Address,
+    pub(super) disclose: Disclose,
+    /// Who pays, and the coins that are set aside for it.
+    pub(super) tab: Option<Tab>,
 }
 
 /// Output tokens (with separators), their number and the trace root of some answers.
@@ -112,7 +115,7 @@ impl AnswerSealer {
             price_input: identity.price_input,
             price_output: identity.price_output,
             price: 0,
-            payer: self.payer,
+            payer: self.tab.as_ref().map_or(Address::ZERO, Tab::client),
             anchor_number: self.anchor.0,
             anchor_hash: self.anchor.1,
             time_ms: self.time_ms,
@@ -120,13 +123,28 @@ impl AnswerSealer {
             arithmetic_version: self.arithmetic_version,
             rung_requested: self.rung as u8,
             // The evidence of a group is added by whoever asked it.
-            rung_achieved: if self.rung == Rung::Replicated { self.rung } else { Rung::Signed } as u8,
+            rung_achieved: self.rung as u8,
         };
         claim.price = claim.computed_price().context("the price does not fit in 128 bits")?;
-        let evidence = vec![identity.producer.produce(&claim, &())?];
+        let mut evidence = vec![identity.producer.produce(&claim, &())?];
+        if self.rung == Rung::Audited {
+            evidence.push(audited::pending(&claim));
+        }
+        let price = claim.price;
         let receipt = Receipt { claim, evidence };
-        self.under_way.shared.log.append(&receipt)?;
+        let disclosure = Disclosure {
+            nonce: self.nonce,
+            request: String::from_utf8(self.raw_request.to_vec())?,
+            response: String::from_utf8(response.to_vec())?,
+            prompt_tokens: self.prompt.clone(),
+            output_tokens: outcome.output.clone(),
+        };
+        let kept = Kept { time_ms: self.time_ms, disclose: self.disclose, disclosure };
+        self.under_way.shared.log.append(&receipt, &kept)?;
         self.under_way.shared.reveals.logged(receipt.claim.receipt_id());
+        if let Some(tab) = &self.tab {
+            tab.owe(price)?;
+        }
         Ok(Seal {
             receipt: receipt.encode().into(),
             prompt_tokens: self.prompt.clone(),

@@ -1,6 +1,6 @@
 //! The two calls to a node of a group.
 
-use super::{Exchange, Silence};
+use super::{Exchange, Fault, Silence};
 use crate::{
     ClientError,
     rpc::{read_bounded, unreachable_at},
@@ -35,19 +35,33 @@ pub(super) async fn commit(
         Silence::Failed
     };
     let url = format!("{}{}", offer.endpoint, exchange.path);
-    let sent = proxy
-        .http
-        .post(&url)
-        .header("content-type", "application/json")
-        .header("og-nonce", exchange.nonce.to_string())
-        .header("og-assurance", Rung::Replicated.name())
-        .header("og-group", group.to_string())
-        .header("og-time-ms", time_ms)
-        .header("og-seed", seed)
-        .body(exchange.request.clone())
-        .send()
-        .await;
-    let upstream = sent.map_err(|e| failed(unreachable_at(&url, &e)))?;
+    // Neither an empty purse nor a ledger out of reach is the node's fault.
+    let unpaid = |e: ClientError| Silence::Refused(Fault::from(e).into_response());
+    let mut filled = false;
+    let upstream = loop {
+        let mut asking = proxy.http.post(&url);
+        if let Some(purse) = &proxy.purse {
+            asking = asking.header("og-payment", purse.promise(offer.node).map_err(unpaid)?);
+        }
+        let sent = asking
+            .header("content-type", "application/json")
+            .header("og-nonce", exchange.nonce.to_string())
+            .header("og-assurance", Rung::Replicated.name())
+            .header("og-group", group.to_string())
+            .header("og-time-ms", time_ms)
+            .header("og-seed", seed)
+            .body(exchange.request.clone())
+            .send()
+            .await;
+        let upstream = sent.map_err(|e| failed(unreachable_at(&url, &e)))?;
+        if upstream.status() != StatusCode::PAYMENT_REQUIRED || filled {
+            break upstream;
+        }
+        // The pocket for this node is empty: fill it once. It has not taken the nonce yet.
+        let purse = proxy.purse.as_ref().ok_or_else(|| unpaid(ClientError::Unpaid))?;
+        purse.fill(offer.node).await.map_err(unpaid)?;
+        filled = true;
+    };
     let status = upstream.status();
     if status == StatusCode::TOO_MANY_REQUESTS {
         return Err(Silence::Busy);

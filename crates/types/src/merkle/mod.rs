@@ -1,5 +1,16 @@
 //! RFC 6962 Merkle trees over SHA-256: leaves are hashed with prefix 0x00, inner nodes with 0x01, so a leaf can never
 //! pass for a node. The same trees as Certificate Transparency and C2SP tlogs, so their tools can check our proofs.
+//!
+//! Three kinds of proof: that a leaf is in a tree (inclusion), that a run of leaves is (range), and that one tree is the
+//! beginning of another (consistency).
+
+mod consistency;
+mod log;
+mod range;
+
+pub use consistency::{consistency_path, verify_consistency};
+pub use log::Log;
+pub use range::{range_path, root_from_range};
 
 use crate::{TypesError, limits::MERKLE_PATH_MAX};
 use alloy_primitives::B256;
@@ -26,7 +37,7 @@ pub fn root(leaves: &[B256]) -> B256 {
         [] => empty_root(),
         [one] => *one,
         _ => {
-            let (l, r) = leaves.split_at(split(leaves.len()));
+            let (l, r) = leaves.split_at(split(leaves.len() as u64) as usize);
             node_hash(&root(l), &root(r))
         }
     }
@@ -48,7 +59,7 @@ fn collect_path(leaves: &[B256], index: usize, path: &mut Vec<B256>) {
     if leaves.len() == 1 {
         return;
     }
-    let k = split(leaves.len());
+    let k = split(leaves.len() as u64) as usize;
     let (l, r) = leaves.split_at(k);
     if index < k {
         collect_path(l, index, path);
@@ -95,89 +106,14 @@ pub fn root_from_path(leaf: B256, index: u64, size: u64, path: &[B256]) -> Resul
 }
 
 /// Largest power of two strictly below `n` (n ≥ 2).
-fn split(n: usize) -> usize {
+fn split(n: u64) -> u64 {
     debug_assert!(n >= 2);
-    1 << (usize::BITS - 1 - (n - 1).leading_zeros())
+    1 << (u64::BITS - 1 - (n - 1).leading_zeros())
 }
 
-/// An append-only tree that keeps every complete subtree's root, so that roots and paths cost O(log² n) instead of O(n).
-#[derive(Clone, Debug, Default)]
-pub struct Log {
-    /// `levels[h][i]` is the root of leaves `[i·2^h, (i+1)·2^h)`.
-    levels: Vec<Vec<B256>>,
-}
-
-impl Log {
-    /// Appends a leaf hash; returns its index.
-    pub fn push(&mut self, leaf: B256) -> u64 {
-        let index = self.len();
-        let mut hash = leaf;
-        for h in 0.. {
-            if self.levels.len() == h {
-                self.levels.push(Vec::new());
-            }
-            self.levels[h].push(hash);
-            let n = self.levels[h].len();
-            if n % 2 == 1 {
-                break;
-            }
-            hash = node_hash(&self.levels[h][n - 2], &self.levels[h][n - 1]);
-        }
-        index
-    }
-
-    /// Number of leaves.
-    pub fn len(&self) -> u64 {
-        self.levels.first().map_or(0, |l| l.len() as u64)
-    }
-
-    /// True when there are no leaves.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Leaf hash at `index`.
-    pub fn leaf(&self, index: u64) -> Option<B256> {
-        self.levels.first()?.get(usize::try_from(index).ok()?).copied()
-    }
-
-    /// Root of the first `size` leaves, or `None` when there are fewer.
-    pub fn root_at(&self, size: u64) -> Option<B256> {
-        if size > self.len() {
-            return None;
-        }
-        Some(if size == 0 { empty_root() } else { self.range_root(0, size) })
-    }
-
-    /// Audit path of `index` in the tree of the first `size` leaves.
-    pub fn path_at(&self, index: u64, size: u64) -> Option<Vec<B256>> {
-        if index >= size || size > self.len() {
-            return None;
-        }
-        let (mut lo, mut n, mut down) = (0u64, size, Vec::new());
-        while n > 1 {
-            let k = split(n as usize) as u64;
-            if index - lo < k {
-                down.push(self.range_root(lo + k, n - k));
-                n = k;
-            } else {
-                down.push(self.range_root(lo, k));
-                lo += k;
-                n -= k;
-            }
-        }
-        down.reverse();
-        Some(down)
-    }
-
-    /// Root of `n` leaves from `lo`; `lo` is a multiple of the largest power of two that is at most `n`.
-    fn range_root(&self, lo: u64, n: u64) -> B256 {
-        if n.is_power_of_two() {
-            return self.levels[n.trailing_zeros() as usize][(lo / n) as usize];
-        }
-        let k = split(n as usize) as u64;
-        node_hash(&self.range_root(lo, k), &self.range_root(lo + k, n - k))
-    }
+/// The root of `n` leaves from `lo`, out of plain leaf hashes.
+fn subtree(leaves: &[B256]) -> impl Fn(u64, u64) -> B256 {
+    |lo, n| root(&leaves[lo as usize..(lo + n) as usize])
 }
 
 #[cfg(test)]

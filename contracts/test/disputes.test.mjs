@@ -1,0 +1,374 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { getAddress, keccak256, toBeHex, TypedDataEncoder, Wallet } from 'ethers';
+import { after, bond, BURN, claim, client, court, Log, NOBODY, NOTHING, pass, RULES, settle, step, TURN } from './court.mjs';
+import { Chain, COIN, MIN_STAKE, person, reverts, TX_GAS_MAX } from './evm.mjs';
+
+const node = person(1);
+const hunter = person(5);
+const { moveSeconds, windowSeconds, fraudSlash, timeoutSlash } = RULES.disputes;
+const bounty = (slash) => slash / 4n;
+const receiptId = (n) => toBeHex(0x1d0000 + n, 32);
+
+async function ready(rules) {
+  const all = await court(rules);
+  await bond(all, node, 3n * MIN_STAKE);
+  return { ...all, all };
+}
+const signed = (all, n, fields = {}) => claim({ node, receiptId: receiptId(n), timeMs: all.chain.time * 1000n, ...fields });
+/** Opens a game and follows its state; `game.move(who, turn)` plays. */
+async function open(all, c, turn, { by = hunter, value, opening = step(turn) } = {}) {
+  value ??= await all.disputes.read('bondFor', c.node);
+  const { events, values, gas } = await all.disputes.send(by, 'open', [c.claim, c.signature, opening], value);
+  const game = { id: values.id, events, gas, state: after(c.digest, opening), names: events.map((e) => e.name) };
+  game.move = async (who, next, note) => {
+    const moved = step(next, note);
+    const sent = await all.disputes.send(who, 'move', [game.id, game.state, moved]);
+    game.state = after(game.state, moved);
+    return sent;
+  };
+  return game;
+}
+const balance = (all, who) => all.disputes.read('balances', who);
+const stake = async (all, who = node) => (await all.nodes.read('nodeInfo', who)).stake;
+const finding = async (all, n) => [...(await all.disputes.read('lost', node, receiptId(n)))];
+
+test('disputes: the constructor rejects useless rules', async () => {
+  const chain = await Chain.create();
+  const deploy = (change) => chain.deploy('Disputes', [...Array(5).fill(NOBODY), { ...RULES.disputes, ...change }]);
+  for (const change of [
+    { moveSeconds: 0n }, { moveSeconds: 31n * 86400n }, { windowSeconds: 366n * 86400n }, { bond: 1n << 96n }, { maxOpen: 0n },
+    { maxOpen: 1n << 16n }, { timeoutSlash: fraudSlash + 1n }, { fraudSlash: 1n << 128n }, { bountyPermille: 1001n },
+  ]) await reverts(deploy(change), 'InvalidParams');
+  await deploy({});
+});
+
+test('disputes: a game that the challenger wins', async () => {
+  const { all, chain } = await ready();
+  const c = signed(all, 1);
+  const game = await open(all, c, TURN.node);
+  assert.deepEqual(game.names, ['Opened']);
+  const [id, by, challenger, defender, receipt, state, turn] = game.events[0].args;
+  assert.deepEqual([id, by, challenger, defender].map(String), ['1', getAddress(node), getAddress(hunter), getAddress(node)]);
+  assert.deepEqual([receipt, state, turn], [receiptId(1), game.state, 1n]);
+  const stored = await all.disputes.read('gameOf', 1);
+  assert.deepEqual([stored.stateHash, stored.bond, stored.turn], [keccak256(game.state), COIN, 1n]);
+  assert.deepEqual([await all.nodes.read('holds', node), await all.disputes.read('openCount', node)], [1n, 1n]);
+
+  const { events } = await game.move(node, TURN.challenger, '0xabcd');
+  assert.deepEqual(events.map((e) => [e.name, ...e.args.slice(1)]), [['Moved', 0n, game.state, step(0, '0xabcd')]]);
+  const last = await game.move(hunter, TURN.challengerWon);
+  assert.deepEqual(last.events.map((e) => e.name), ['Moved', 'Ended', 'Fault', 'NodeSlashed', 'Punished']);
+  assert.deepEqual(last.events[1].args, [1n, true, false]);
+  assert.equal(await stake(all), 3n * MIN_STAKE - fraudSlash);
+  assert.deepEqual([await all.nodes.read('holds', node), await all.disputes.read('openCount', node)], [0n, 0n]);
+  assert.deepEqual(await finding(all, 1), [2n, fraudSlash]);
+  assert.equal(await chain.balance(BURN), fraudSlash - bounty(fraudSlash));
+  const before = await chain.balance(hunter);
+  await all.disputes.send(hunter, 'withdraw');
+  assert.equal(await chain.balance(hunter), before + COIN + bounty(fraudSlash));
+  await reverts(all.disputes.send(hunter, 'withdraw'), 'NothingToWithdraw');
+  assert.equal(await chain.balance(all.disputes.address), 0n);
+  await reverts(game.move(node, TURN.challenger), 'NotYourTurn');
+  await reverts(all.disputes.send(person(6), 'timeout', [1]), 'NotYourTurn');
+  await reverts(open(all, c, TURN.node, { by: person(6) }), 'AlreadyLost');
+});
+
+test('disputes: a game that the node wins: half of the bond is the node’s, half is burnt', async () => {
+  const { all, chain } = await ready();
+  const game = await open(all, signed(all, 1), TURN.challenger);
+  await game.move(hunter, TURN.node);
+  const { events } = await game.move(node, TURN.nodeWon);
+  assert.deepEqual(events.map((e) => e.name), ['Moved', 'Ended']);
+  assert.deepEqual([await balance(all, node), await balance(all, hunter), await stake(all)], [COIN / 2n, 0n, 3n * MIN_STAKE]);
+  assert.equal(await chain.balance(BURN), COIN / 2n);
+  assert.deepEqual(await finding(all, 1), [0n, 0n]);
+  await all.disputes.send(node, 'withdraw');
+  assert.equal(await chain.balance(all.disputes.address), 0n);
+  // The same challenger has no second try; another one has its own.
+  await reverts(open(all, signed(all, 1), TURN.node), 'AlreadyTried');
+  await open(all, signed(all, 1), TURN.node, { by: person(6) });
+});
+
+test('disputes: the opening can decide at once', async () => {
+  const { all } = await ready();
+  const won = await open(all, signed(all, 1), TURN.challengerWon);
+  assert.deepEqual(won.names, ['Opened', 'Ended', 'Fault', 'NodeSlashed', 'Punished']);
+  const lost = await open(all, signed(all, 2), TURN.nodeWon);
+  assert.deepEqual(lost.names, ['Opened', 'Ended']);
+  assert.equal(await all.disputes.read('openCount', node), 0n);
+  await reverts(open(all, signed(all, 3), 4), 'BadTurn', [4n]);
+  await reverts(open(all, signed(all, 3), null), undefined);
+});
+
+test('disputes: only who is on turn moves, from the right state, in time', async () => {
+  const { all } = await ready();
+  const game = await open(all, signed(all, 1), TURN.node);
+  for (const who of [hunter, person(6)]) await reverts(game.move(who, TURN.challenger), 'NotYourTurn');
+  await reverts(all.disputes.send(node, 'move', [9, game.state, step(0)]), 'NotYourTurn');
+  await reverts(all.disputes.send(node, 'move', [1, `${game.state}00`, step(0)]), 'WrongState');
+  await reverts(all.disputes.send(node, 'move', [1, game.state, step(null)]), undefined);
+  await reverts(all.disputes.send(node, 'move', [1, game.state, step(7)]), 'BadTurn', [7n]);
+  await game.move(node, TURN.challenger);
+  await reverts(game.move(node, TURN.challenger), 'NotYourTurn');
+  pass(all, moveSeconds);
+  await reverts(game.move(hunter, TURN.challengerWon), 'Late');
+});
+
+test('disputes: who does not move loses, on each turn', async () => {
+  const { all, chain } = await ready();
+  const slow = await open(all, signed(all, 1), TURN.node);
+  await reverts(all.disputes.send(person(6), 'timeout', [slow.id]), 'NotLate');
+  await reverts(all.disputes.send(person(6), 'timeout', [7]), 'NotYourTurn');
+  const deadline = (await all.disputes.read('gameOf', 1)).deadline;
+  chain.time = deadline - 1n;
+  await reverts(all.disputes.send(person(6), 'timeout', [slow.id]), 'NotLate', [deadline]);
+  const { events } = await all.disputes.send(person(6), 'timeout', [slow.id]);
+  assert.deepEqual(events[0].args, [1n, true, true]);
+  assert.equal(await stake(all), 3n * MIN_STAKE - timeoutSlash);
+  assert.equal(await balance(all, hunter), COIN + bounty(timeoutSlash));
+  assert.deepEqual(await finding(all, 1), [1n, timeoutSlash]);
+
+  const idle = await open(all, signed(all, 2), TURN.node);
+  await idle.move(node, TURN.challenger);
+  pass(all, moveSeconds);
+  await all.disputes.send(node, 'timeout', [idle.id]);
+  assert.deepEqual([await balance(all, node), await stake(all)], [COIN / 2n, 3n * MIN_STAKE - timeoutSlash]);
+  await reverts(all.disputes.send(node, 'timeout', [idle.id]), 'NotYourTurn');
+});
+
+test('disputes: the claim must be signed, recent, and of a bonded node', async () => {
+  const { all, chain } = await ready();
+  const bad = { ...signed(all, 1), signature: `0x${'22'.repeat(65)}` };
+  await reverts(open(all, bad, TURN.node), undefined);
+  const at = (ms) => signed(all, 1, { timeMs: ms });
+  const value = COIN;
+  const next = () => (chain.time + 1n) * 1000n;
+  await reverts(open(all, at(next() - windowSeconds * 1000n - 1n), TURN.node, { value }), 'OutsideWindow');
+  await reverts(open(all, at(next() + 600_001n), TURN.node, { value }), 'OutsideWindow');
+  await reverts(open(all, at((1n << 64n) - 1n), TURN.node, { value }), 'OutsideWindow');
+  await open(all, at(next() - windowSeconds * 1000n), TURN.node, { value });
+  await open(all, signed(all, 2, { timeMs: next() + 600_000n }), TURN.node, { value: 2n * COIN });
+  await reverts(open(all, signed(all, 3, { node: person(2) }), TURN.node, { value }), 'NotBonded', [getAddress(person(2))]);
+});
+
+test('disputes: the bond grows with the open games, which are limited', async () => {
+  const { all, chain } = await ready();
+  const by = (n) => ({ by: person(3 + n) });
+  await reverts(open(all, signed(all, 1), TURN.node, { value: 0n }), 'WrongBond', [0n, COIN]);
+  for (let n = 0; n < 3; n++) {
+    const value = BigInt(n + 1) * COIN;
+    await reverts(open(all, signed(all, n), TURN.node, { ...by(n), value: value - 1n }), 'WrongBond', [value - 1n, value]);
+    await reverts(open(all, signed(all, n), TURN.node, { ...by(n), value: value + 1n }), 'WrongBond');
+    await open(all, signed(all, n), TURN.node, by(n));
+  }
+  await reverts(open(all, signed(all, 4), TURN.node, by(4)), 'TooManyOpen');
+  assert.equal(await chain.balance(all.disputes.address), 6n * COIN);
+  // Another node has its own count.
+  await bond(all, person(2));
+  await open(all, signed(all, 5, { node: person(2) }), TURN.node, { ...by(5), value: COIN });
+});
+
+test('disputes: a node cannot save itself by a friend’s game', async () => {
+  const { all } = await ready();
+  const friend = await open(all, signed(all, 1), TURN.node, { by: person(6) });
+  const honest = await open(all, signed(all, 1), TURN.node);
+  pass(all, moveSeconds - 20n);
+  await honest.move(node, TURN.challenger);
+  pass(all, 40n);
+  await all.disputes.send(person(6), 'timeout', [friend.id]);
+  assert.equal(await stake(all), 3n * MIN_STAKE - timeoutSlash);
+  await honest.move(hunter, TURN.challengerWon);
+  assert.equal(await stake(all), 3n * MIN_STAKE - fraudSlash);
+  assert.deepEqual(await finding(all, 1), [2n, fraudSlash]);
+  assert.equal(await balance(all, hunter), 2n * COIN + bounty(fraudSlash - timeoutSlash));
+});
+
+test('disputes: a second verdict about one receipt slashes and refunds nothing more', async () => {
+  const { all } = await ready();
+  const log = new Log(all, node);
+  log.add(1);
+  await log.post();
+  const alice = await client(all, 1);
+  await all.escrow.send(alice.address, 'deposit', [node], 9n * COIN);
+  await settle(all, node, 1, alice.voucher(node, 4n * COIN));
+  const c = signed(all, 1, { payer: alice.address, price: COIN });
+  const first = await open(all, c, TURN.node);
+  const second = await open(all, c, TURN.node, { by: person(6) });
+  for (const game of [first, second]) {
+    await game.move(node, TURN.challenger);
+    await game.move(game === first ? hunter : person(6), TURN.challengerWon);
+  }
+  assert.equal(await stake(all), 3n * MIN_STAKE - fraudSlash);
+  assert.equal(await all.escrow.read('balances', alice.address), COIN);
+  assert.equal(await balance(all, person(6)), 2n * COIN);
+});
+
+test('disputes: the payer gets the price back from earnings, then from the stake, never more than it paid', async () => {
+  const { all, chain } = await ready();
+  const log = new Log(all, node);
+  log.add(1);
+  await log.post();
+  const alice = await client(all, 1);
+  await all.escrow.send(alice.address, 'deposit', [node], 9n * COIN);
+  await settle(all, node, 1, alice.voucher(node, 2n * COIN));
+  const wrong = async (n, price, payer = alice.address) =>
+    open(all, signed(all, n, { payer, price }), TURN.challengerWon, { by: person(5) });
+  await wrong(1, COIN);
+  assert.equal(await all.escrow.read('balances', alice.address), COIN);
+  // 0.9 coins are left in the bucket of what was paid, the rest comes from the stake.
+  const before = await chain.balance(BURN);
+  await wrong(2, 5n * COIN);
+  assert.equal(await all.escrow.read('balances', alice.address), 2n * COIN);
+  assert.equal(await chain.balance(BURN), before + fraudSlash - bounty(fraudSlash) - COIN / 10n);
+  await wrong(3, 5n * COIN);
+  assert.equal(await all.escrow.read('balances', alice.address), 2n * COIN);
+  await wrong(4, 5n * COIN, person(7));
+  assert.equal(await all.escrow.read('balances', person(7)), 0n);
+  // What the node already has is compensated from at most half of the rest of the stake.
+  await settle(all, node, 1, alice.voucher(node, 9n * COIN));
+  pass(all, RULES.escrow.windowSeconds);
+  await all.escrow.send(node, 'release', [node, (await all.escrow.read('bucketCount', node)) - 1n]);
+  await wrong(5, 7n * COIN);
+  const most = (fraudSlash - bounty(fraudSlash)) / 2n;
+  assert.equal(await all.escrow.read('balances', alice.address), 2n * COIN + most);
+});
+
+test('disputes: leaving does not help, and an empty stake cannot be disputed', async () => {
+  const { all } = await ready();
+  const game = await open(all, signed(all, 1), TURN.node);
+  await all.nodes.send(node, 'requestExit');
+  pass(all, 50n);
+  await game.move(node, TURN.challenger);
+  all.chain.time = (await all.nodes.read('nodeInfo', node)).exitAt;
+  await reverts(all.nodes.send(node, 'withdraw'), 'Held');
+  await reverts(game.move(hunter, TURN.challengerWon), 'Late');
+  await all.disputes.send(hunter, 'timeout', [game.id]);
+  const late = await open(all, signed(all, 2), TURN.node);
+  pass(all, moveSeconds + 1n);
+  await all.disputes.send(hunter, 'timeout', [late.id]);
+  assert.equal(await stake(all), 3n * MIN_STAKE - timeoutSlash);
+  await all.nodes.send(node, 'withdraw');
+  await reverts(open(all, signed(all, 3), TURN.node), 'NotBonded');
+});
+
+test('disputes: slashes take at most what is there', async () => {
+  const { all } = await ready({ disputes: { fraudSlash: 25n * COIN } });
+  await open(all, signed(all, 1), TURN.challengerWon);
+  assert.equal(await stake(all), 5n * COIN);
+  assert.equal(await all.nodes.read('isActive', node), false);
+  const two = await open(all, signed(all, 2), TURN.node);
+  const three = await open(all, signed(all, 3), TURN.node);
+  await two.move(node, TURN.challenger);
+  await two.move(hunter, TURN.challengerWon);
+  assert.deepEqual([await stake(all), (await finding(all, 2))[1]], [0n, 5n * COIN]);
+  // Nothing is left: the bond comes back, and the next stake is held until the game ends.
+  await bond(all, node);
+  await all.nodes.send(node, 'requestExit');
+  pass(all, moveSeconds);
+  assert.equal(await all.nodes.read('holds', node), 1n);
+  await all.disputes.send(hunter, 'timeout', [three.id]);
+  assert.equal(await stake(all), MIN_STAKE - timeoutSlash);
+});
+
+test('disputes: coins come with a function only; a winner that re-enters gains nothing', async () => {
+  const { all, chain } = await ready();
+  for (const name of ['disputes', 'jury', 'audits']) {
+    await reverts(chain.run({ from: person(3), to: all[name].address, data: '0x', value: 1n }), 'UnexpectedCoins');
+  }
+  await open(all, signed(all, 9), TURN.node);
+  const thief = await chain.deploy('Reentering');
+  const c = signed(all, 1);
+  const forward = (method, args, value = 0n) =>
+    thief.send(person(0), 'forward', [all.disputes.address, all.disputes.encode(method, args)], value);
+  await forward('open', [c.claim, c.signature, step(TURN.challengerWon)], 2n * COIN);
+  await thief.send(person(0), 'setReentry', [all.disputes.address, all.disputes.encode('withdraw')]);
+  await forward('withdraw', []);
+  assert.deepEqual([await thief.read('nestedSuccesses'), await thief.read('nestedFailures')], [0n, 1n]);
+  assert.equal(await chain.balance(thief.address), 2n * COIN + bounty(fraudSlash));
+  assert.equal(await chain.balance(all.disputes.address), COIN);
+});
+
+test('equivocation: two claims with one receipt id', async () => {
+  const { all, chain } = await ready();
+  const [a, b] = [signed(all, 1), signed(all, 1, { price: 5n })];
+  const report = (x, y) => all.disputes.send(hunter, 'equivocation', [x.claim, x.signature, y.claim, y.signature]);
+  await reverts(report(a, a), 'NoContradiction');
+  await reverts(report(a, signed(all, 2)), 'NoContradiction');
+  await reverts(report(a, signed(all, 1, { node: person(2) })), 'NoContradiction');
+  await reverts(report(a, { ...b, signature: `0x${'00'.repeat(65)}` }), undefined);
+  await reverts(report(signed(all, 1, { node: person(2) }), signed(all, 1, { node: person(2), price: 1n })), 'NotBonded');
+  const { events } = await report(a, b);
+  assert.deepEqual(events.map((e) => e.name), ['Equivocated', 'NodeSlashed', 'Punished', 'Fault']);
+  assert.equal(await stake(all), 3n * MIN_STAKE - fraudSlash);
+  assert.equal(await balance(all, hunter), bounty(fraudSlash));
+  assert.equal(await chain.balance(BURN), fraudSlash - bounty(fraudSlash));
+  for (const [x, y] of [[a, b], [b, a], [a, signed(all, 1, { price: 6n })]]) await reverts(report(x, y), 'AlreadyPunished');
+  await report(signed(all, 2), signed(all, 2, { price: 1n }));
+});
+
+test('equivocation: two roots of one size, or another than the posted one', async () => {
+  const all = await court();
+  const key = new Wallet(toBeHex(0x0de, 32));
+  await all.chain.fund(key.address, 100n * COIN);
+  await bond(all, key.address, 3n * MIN_STAKE);
+  const domain = { name: 'og log', version: '1', chainId: 1 };
+  const types = { Checkpoint: [{ name: 'node', type: 'address' }, { name: 'size', type: 'uint64' }, { name: 'root', type: 'bytes32' }] };
+  const root = (n) => toBeHex(0xab00 + n, 32);
+  const sign = (size, r, who = key, of = domain) =>
+    who.signingKey.sign(TypedDataEncoder.hash(of, types, { node: key.address, size, root: r })).serialized;
+  const digest = TypedDataEncoder.hash(domain, types, { node: key.address, size: 4, root: root(1) });
+  assert.equal(await all.disputes.read('checkpointDigest', key.address, 4, root(1)), digest);
+  const report = (size, a, sigA, b, sigB) => all.disputes.send(hunter, 'logEquivocation', [key.address, size, a, sigA, b, sigB]);
+  const stranger = new Wallet(toBeHex(0xbad, 32));
+  await reverts(report(4, root(1), sign(4, root(1)), root(1), sign(4, root(1))), 'NoContradiction');
+  await reverts(report(4, root(1), sign(4, root(1)), root(2), sign(5, root(2))), 'BadCheckpoint', [root(2)]);
+  await reverts(report(4, root(1), sign(4, root(1), stranger), root(2), sign(4, root(2))), 'BadCheckpoint', [root(1)]);
+  await reverts(report(4, root(1), sign(4, root(1), key, { ...domain, chainId: 2 }), root(2), sign(4, root(2))), 'BadCheckpoint');
+  await reverts(report(4, root(1), sign(4, root(1)), root(2), '0x'), 'BadCheckpoint', [root(2)]);
+  await reverts(report(4, root(1), sign(4, root(1)), NOTHING, '0x'), 'BadCheckpoint', [NOTHING]);
+  await reverts(report(4, root(1), '0x', root(2), sign(4, root(2))), 'BadCheckpoint', [root(1)]);
+  const { events } = await report(4, root(1), sign(4, root(1)), root(2), sign(4, root(2)));
+  assert.deepEqual(events.map((e) => e.name), ['LogForked', 'NodeSlashed', 'Punished', 'Fault']);
+  await reverts(report(4, root(1), sign(4, root(1)), root(3), sign(4, root(3))), 'AlreadyPunished');
+  await all.log.send(key.address, 'append', [0, 7, root(7)]);
+  await reverts(report(7, root(7), sign(7, root(7)), root(7), '0x'), 'NoContradiction');
+  await report(7, root(8), sign(7, root(8)), root(7), '0x');
+  assert.equal(await stake(all, key.address), 3n * MIN_STAKE - 2n * fraudSlash);
+});
+
+test('disputes: only the jury marks receipts, only judges record faults', async () => {
+  const { all } = await ready();
+  await reverts(all.disputes.send(hunter, 'markLost', [node, receiptId(1)]), 'OnlyJury');
+  await reverts(all.audits.send(hunter, 'onFault', [node]), 'OnlyJudge');
+  await reverts(all.audits.send(hunter, 'onNodeLost', [node, receiptId(1), hunter]), 'OnlyJudge');
+  await reverts(all.audits.send(hunter, 'beginAccusation', [node, receiptId(1), hunter]), 'OnlyJudge');
+  await reverts(all.audits.send(hunter, 'endAccusation', [node, receiptId(1), hunter, true]), 'OnlyJudge');
+  await reverts(all.audits.send(hunter, 'onEscalated', [node, 1, hunter]), 'OnlyJudge');
+});
+
+test('disputes: gas with claims of 1 kB and moves of 32 kB', async (t) => {
+  const { all } = await ready();
+  const note = `0x${'a7'.repeat(32 * 1024)}`;
+  const kilo = (n, fields) => {
+    const c = claim({ node, receiptId: receiptId(n), timeMs: all.chain.time * 1000n, ...fields }, 800);
+    assert.ok((c.claim.length - 2) / 2 >= 1000);
+    return c;
+  };
+  const gas = {};
+  const c = kilo(1);
+  const game = await open(all, c, TURN.node, { opening: step(TURN.node, note) });
+  gas.open = game.gas;
+  const moved = step(TURN.challenger, note);
+  gas.move = (await all.disputes.send(node, 'move', [game.id, game.state, moved])).gas;
+  pass(all, moveSeconds + 1n);
+  gas.timeout = (await all.disputes.send(node, 'timeout', [game.id])).gas;
+  gas.lost = (await open(all, kilo(2), TURN.challengerWon, { opening: step(TURN.challengerWon, note) })).gas;
+  const [a, b] = [kilo(3), kilo(3, { price: 1n })];
+  gas.equivocation = (await all.disputes.send(hunter, 'equivocation', [a.claim, a.signature, b.claim, b.signature])).gas;
+  gas.withdraw = (await all.disputes.send(hunter, 'withdraw')).gas;
+  for (const [name, used] of Object.entries(gas)) {
+    t.diagnostic(`${name}: ${used} gas without the referee's`);
+    assert.ok(used < TX_GAS_MAX, `${name}: ${used}`);
+  }
+});

@@ -1,0 +1,67 @@
+//! What nodes and auditors do in disputes: reading the ledger, knowing a case, playing games.
+
+pub(crate) mod case;
+pub(crate) mod games;
+
+use alloy_sol_types::SolCall;
+use client::{
+    Account, ClientError, RpcClient,
+    contracts::{Audits, Escrow, Jury},
+};
+use types::{Address, B256, Bytes, NetworkConfig, U256, Voucher};
+
+/// A party's view of the ledger.
+#[derive(Clone, Debug)]
+pub(crate) struct Court {
+    pub(crate) rpc: RpcClient,
+    pub(crate) network: NetworkConfig,
+    pub(crate) account: Account,
+}
+
+impl Court {
+    /// Sends a call and waits until it is final.
+    pub(crate) async fn send(
+        &self,
+        to: Address,
+        value: U256,
+        call: impl SolCall,
+    ) -> Result<B256, ClientError> {
+        let data = Bytes::from(call.abi_encode());
+        self.account.send(&self.rpc, self.network.chain_id, to, value, data).await
+    }
+
+    /// Whether the ledger lets `auditor` see the receipt: it is drawn to audit it, or to judge it.
+    pub(crate) async fn may_see(
+        &self,
+        node: Address,
+        size: u64,
+        index: u64,
+        auditor: Address,
+    ) -> Result<bool, ClientError> {
+        let contracts = self.network.contracts;
+        let drawn = Audits::drawnCall { node, size, index, auditor };
+        match self.rpc.view(contracts.audits, &drawn).await {
+            Ok(true) => return Ok(true),
+            // A batch whose draw is not known yet, or no longer, may still have a case.
+            Ok(false) | Err(ClientError::Rpc { .. }) => (),
+            Err(e) => return Err(e),
+        }
+        let id = self.rpc.view(contracts.jury, &Jury::caseIdCall { node, index }).await?;
+        match self.rpc.view(contracts.jury, &Jury::isJurorCall { id, auditor }).await {
+            Err(ClientError::Rpc { .. }) => Ok(false),
+            other => other,
+        }
+    }
+
+    /// What `node` took out of a client's pocket, and what it holds and the client did not ask back.
+    pub(crate) async fn pocket(&self, client: Address, node: Address) -> Result<(U256, U256), ClientError> {
+        let call = Escrow::pocketOfCall { client, node };
+        let pocket = self.rpc.view(self.network.contracts.escrow, &call).await?;
+        Ok((U256::from(pocket.taken), U256::from(pocket.held.saturating_sub(pocket.withdrawing))))
+    }
+
+    /// What a client signs.
+    pub(crate) fn voucher_digest(&self, voucher: &Voucher) -> B256 {
+        voucher.digest(self.network.chain_id, self.network.contracts.escrow)
+    }
+}

@@ -1,0 +1,150 @@
+//! Rules of audits, disputes, juries and escrow: constructor arguments of their contracts. They never change in a network.
+//!
+//! The defaults follow `docs/economics.md`, in whose unit (the price of an average answer) a coin is millions.
+
+use crate::genesis::{COIN, UNBONDING_SECONDS};
+use alloy_sol_types::{SolValue as _, sol};
+use types::{SystemContracts, U256};
+
+sol! {
+    struct AuditParams {
+        uint64 commitSeconds; uint64 revealSeconds; uint64 backSeconds; uint64 canarySeconds; uint32 rateMax; uint32 rateMin;
+        uint256 fee; uint256 missPenalty; uint256 lazySlash; uint256 canaryBond; uint256 maxCanaries;
+    }
+    struct DisputeParams {
+        uint256 bond; uint64 moveSeconds; uint64 windowSeconds; uint256 fraudSlash; uint256 timeoutSlash; uint256 bountyPermille;
+        uint256 maxOpen;
+    }
+    struct JuryParams {
+        uint256 bond; uint64 commitSeconds; uint64 revealSeconds; uint64 rate; uint64 minJurors; uint256 textSlash; uint256 fee;
+        uint256 missPenalty; uint256 bountyPermille;
+    }
+}
+
+/// One audit for each receipt, times 1e6.
+const ONE: u32 = 1_000_000;
+/// Part of payments that goes to auditors, in thousandths.
+const AUDIT_PERMILLE: u64 = 13;
+/// Part of a slash that goes to who found the fault, in thousandths.
+const BOUNTY_PERMILLE: u64 = 100;
+
+/// Most moves of a game: a tree of 2^36 leaves in steps of 2^6, twice, and what is between.
+const MOVES_MAX: u64 = 32;
+
+/// What differs from network to network. Times are in seconds, coins in wei.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TrustRules {
+    /// Smallest stake of a node.
+    pub(crate) node_stake: u128,
+    /// Smallest stake of an auditor.
+    pub(crate) auditor_stake: u128,
+    /// Expected auditors of a receipt times 1e6: at first and after a fault; in the limit.
+    pub(crate) rates: (u32, u32),
+    /// Time for commitments, and as much for reveals.
+    pub(crate) commit_seconds: u64,
+    /// Time for a move in a dispute.
+    pub(crate) move_seconds: u64,
+    /// Time after an answer in which it can be disputed, and its payment waits.
+    pub(crate) window_seconds: u64,
+    /// Fewest jurors that must vote.
+    pub(crate) jurors_min: u64,
+}
+
+impl TrustRules {
+    /// Rules for networks of strangers.
+    pub(crate) fn network() -> Self {
+        Self {
+            node_stake: 100 * COIN,
+            auditor_stake: 20 * COIN,
+            rates: (ONE / 10, ONE / 50),
+            commit_seconds: 3_600,
+            move_seconds: 3_600,
+            window_seconds: 24 * 3_600,
+            jurors_min: 15,
+        }
+    }
+
+    /// The same with short times, every receipt audited at first, and few jurors.
+    pub(crate) fn devnet() -> Self {
+        Self {
+            rates: (ONE, ONE / 50),
+            commit_seconds: 4,
+            move_seconds: 15,
+            window_seconds: 90,
+            jurors_min: 1,
+            ..Self::network()
+        }
+    }
+
+    /// Longest game: both parties take all their time for every move.
+    pub(crate) fn game_seconds(&self) -> u64 {
+        MOVES_MAX * self.move_seconds
+    }
+
+    fn wei(value: u128) -> U256 {
+        U256::from(value)
+    }
+
+    pub(crate) fn nodes(&self, c: &SystemContracts) -> Vec<u8> {
+        let stake = Self::wei(self.node_stake);
+        (c.model_registry, stake, UNBONDING_SECONDS, c.disputes, c.jury).abi_encode_params()
+    }
+
+    pub(crate) fn auditors(&self, c: &SystemContracts) -> Vec<u8> {
+        (Self::wei(self.auditor_stake), UNBONDING_SECONDS, c.audits, c.jury).abi_encode_params()
+    }
+
+    pub(crate) fn audits(&self, c: &SystemContracts) -> Vec<u8> {
+        let params = AuditParams {
+            commitSeconds: self.commit_seconds,
+            revealSeconds: self.commit_seconds,
+            backSeconds: self.commit_seconds * 4,
+            // Longer than any dispute about it.
+            canarySeconds: self.window_seconds + self.game_seconds() + 8 * self.commit_seconds,
+            rateMax: self.rates.0,
+            rateMin: self.rates.1,
+            fee: Self::wei(COIN / 1_000_000),
+            missPenalty: Self::wei(COIN / 1_000),
+            lazySlash: Self::wei(self.auditor_stake / 10),
+            canaryBond: Self::wei(COIN),
+            maxCanaries: U256::from(16),
+        };
+        (c.receipt_log, c.beacon, c.auditors, c.disputes, c.jury, params).abi_encode_params()
+    }
+
+    pub(crate) fn disputes(&self, c: &SystemContracts) -> Vec<u8> {
+        let params = DisputeParams {
+            bond: Self::wei(COIN / 10),
+            moveSeconds: self.move_seconds,
+            windowSeconds: self.window_seconds,
+            fraudSlash: Self::wei(self.node_stake / 2),
+            // Not to answer must cost as much as to lose.
+            timeoutSlash: Self::wei(self.node_stake / 2),
+            bountyPermille: U256::from(BOUNTY_PERMILLE),
+            maxOpen: U256::from(16),
+        };
+        (c.node_registry, c.receipt_log, c.escrow, c.audits, c.jury, params).abi_encode_params()
+    }
+
+    pub(crate) fn jury(&self, c: &SystemContracts) -> Vec<u8> {
+        let params = JuryParams {
+            bond: Self::wei(COIN / 5),
+            commitSeconds: self.commit_seconds,
+            revealSeconds: self.commit_seconds,
+            rate: 31 * u64::from(ONE),
+            minJurors: self.jurors_min,
+            textSlash: Self::wei(self.node_stake / 2),
+            fee: Self::wei(COIN),
+            missPenalty: Self::wei(COIN / 1_000),
+            bountyPermille: U256::from(BOUNTY_PERMILLE),
+        };
+        (c.node_registry, c.receipt_log, c.escrow, c.beacon, c.auditors, c.audits, c.disputes, params)
+            .abi_encode_params()
+    }
+
+    pub(crate) fn escrow(&self, c: &SystemContracts) -> Vec<u8> {
+        let window = self.window_seconds;
+        (c.receipt_log, c.disputes, c.jury, c.audits, window, window, U256::from(AUDIT_PERMILLE))
+            .abi_encode_params()
+    }
+}
