@@ -135,3 +135,24 @@ def contracts(w3, devnet):
 
 def addresses(devnet):
     return {name: Web3.to_checksum_address(address) for name, address in devnet.ready["contracts"].items()}
+
+
+@pytest.fixture(scope="session")
+def node_api(devnet):
+    """The first node's own interface; `address` is its account."""
+    with httpx.Client(base_url=devnet.ready["node_urls"][0].rstrip("/"), timeout=120) as client:
+        client.address = devnet.ready["nodes"][0]
+        assert client.get("/og/v1/info").json()["node"].lower() == client.address.lower()
+        yield client
+
+
+@pytest.fixture(scope="session")
+def ask_node(node_api, model):
+    """`ask_node(og_nonce=…)` asks the first node itself; the arguments are headers."""
+
+    def run(**headers):
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        return node_api.post("/v1/chat/completions", json=body, headers=headers)
+
+    return run

@@ -31,8 +31,31 @@ def header_bytes(block):
 
 def trie_value(root, key, proof):
     """Value at `keccak(key)` in the trie under `root`, b"" when the proof shows that there is none. Raises on a bad proof."""
-    nodes = [rlp.decode(bytes(Web3.to_bytes(hexstr=n) if isinstance(n, str) else n)) for n in proof]
-    return HexaryTrie.get_from_proof(bytes(root), keccak(key), nodes)
+    nodes = [bytes(Web3.to_bytes(hexstr=n) if isinstance(n, str) else n) for n in proof]
+    walk_nodes(bytes(root), keccak(key), nodes)
+    return HexaryTrie.get_from_proof(bytes(root), keccak(key), [rlp.decode(n) for n in nodes])
+
+
+def walk_nodes(root, key, nodes):
+    """The nodes are those from the root towards the key, in order, and no others. The library takes them in any order."""
+    if bytes(root) == EMPTY_ROOT:
+        assert not nodes, "the empty trie has no node to show"
+        return
+    nibbles = [n for byte in key for n in (byte >> 4, byte & 15)]
+    expected, rest = root, list(nodes)
+    while expected:
+        if isinstance(expected, bytes):
+            assert rest and keccak(rest[0]) == expected, "another node than the one above names"
+            expected = rlp.decode(rest.pop(0))
+        node, expected = expected, b""
+        if len(node) == 17:
+            expected = node[nibbles.pop(0)] if nibbles else b""
+            continue
+        path = [n for byte in node[0] for n in (byte >> 4, byte & 15)]
+        leaf, path = path[0] >= 2, path[1 if path[0] & 1 else 2 :]
+        if not leaf and nibbles[: len(path)] == path:
+            nibbles, expected = nibbles[len(path) :], node[1]
+    assert not rest, "more nodes than the way to the key has"
 
 
 def proved_account(state_root, address, proof):
@@ -50,7 +73,11 @@ def proved_storage(storage_root, slot, proof):
     return int.from_bytes(rlp.decode(found)) if found else 0
 
 
+def mapping_slot(key, base):
+    """Slot of an entry of a mapping at slot `base` (Solidity documentation, "Layout of State Variables in Storage")."""
+    return keccak(key.rjust(32, b"\0") + base)
+
+
 def log_slot(node, size):
     """Slot of `ReceiptLog.roots[node][size]` (contracts/README.md)."""
-    inner = keccak(bytes(12) + Web3.to_bytes(hexstr=node) + bytes(32))
-    return keccak(size.to_bytes(32) + inner)
+    return mapping_slot(size.to_bytes(32), mapping_slot(Web3.to_bytes(hexstr=node), bytes(32)))

@@ -1,12 +1,16 @@
 """A second implementation of the proof file's check, from the written formats and with other libraries.
 
-It shares no code with the network. `check(proof)` raises `AssertionError` (or a library's error) unless every part holds.
+It shares no code with the network. `check(proof)` raises `AssertionError` (or a library's error) unless every part holds. How the
+file is spelled is in `proof_file.py`. What is cheap is checked first, pairings last: they take seconds here.
 """
 
+import functools
 import hashlib
 import json
 import struct
+import sys
 from hashlib import sha256
+from pathlib import Path
 
 import rlp
 from eth_account import Account
@@ -16,7 +20,8 @@ from py_ecc.bls.g2_primitives import pubkey_to_G1, signature_to_G2
 from py_ecc.bls.hash_to_curve import hash_to_G1
 from py_ecc.optimized_bls12_381 import FQ12, G2, add, curve_order, final_exponentiate, is_inf, multiply, neg, pairing
 
-from ledger_check import FIELDS, NUMBER, STATE_ROOT, log_slot, proved_account, proved_storage
+from ledger_check import EMPTY_ROOT, FIELDS, NUMBER, STATE_ROOT, log_slot, mapping_slot, proved_account, proved_storage
+from proof_file import read_file
 
 VOTE_DST = b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_"
 POSSESSION_DST = b"BLS_POP_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_"
@@ -31,6 +36,7 @@ CLAIM = [
 ]  # fmt: skip
 
 
+SIGNED, REPLICATED, AUDITED = 1, 3, 4
 PAYMENT = [("price_input", "uint128"), ("price_output", "uint128"), ("price", "uint128"), ("payer", "address")]
 
 
@@ -95,13 +101,64 @@ def token_tree(domain, nonce, tokens):
     return "0x" + root(leaves).hex()
 
 
-def check_receipt(proof):
-    """The node's signature, and the commitments that the disclosure opens. Returns the leaf of the log."""
+# Evidence besides the node's signature, for each rung of one node: an audited answer submits to audits.
+EVIDENCE = {SIGNED: [], AUDITED: [{"mode": AUDITED, "body": "0x01"}]}
+HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+
+
+def check_signature(claim, evidence):
+    """Exactly the evidence of the rung, and the node's signature in its one encoding (EIP-2). Returns the leaf of the log."""
+    assert claim["rung_achieved"] == claim["rung_requested"]
+    first, *rest = evidence
+    signed, signature = digest(typed_claim(claim)), raw(first["body"])
+    assert first["mode"] == SIGNED and signer(signed, signature) == claim["node"].lower()
+    if claim["rung_achieved"] == REPLICATED:
+        [group] = rest
+        assert group["mode"] == REPLICATED
+        check_group(claim, raw(group["body"]))
+    else:
+        assert rest == EVIDENCE[claim["rung_achieved"]]
+    return signed + signature
+
+
+def signer(message, signature):
+    """Who signed a digest, in the one encoding that signatures have."""
+    assert len(signature) == 65
+    assert signature[64] in (27, 28) and 0 < int.from_bytes(signature[32:64]) <= HALF_ORDER
+    return Account._recover_hash(message, signature=signature).lower()
+
+
+def usage_of(response):
+    """What the response says of its tokens; None when a stream says nothing."""
+    if response.startswith("data: "):
+        assert response.endswith("data: [DONE]\n\n")
+        chunks = [json.loads(e.removeprefix("data: ")) for e in response.removesuffix("data: [DONE]\n\n").split("\n\n")[:-1]]
+        assert all(not chunk.get("error") for chunk in chunks)
+        return next((c["usage"] for c in reversed(chunks) if c.get("usage")), None)
+    if response.startswith("event: "):
+        name, data = response.removesuffix("\n\n").split("\n\n")[-1].split("\n")
+        last = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {last['type']}" and last["type"] in ("response.completed", "response.incomplete")
+        return last["response"]["usage"]
+    return json.loads(response)["usage"]
+
+
+def check_answer(proof):
+    """What the disclosure opens, and that claim, request, response and model say the same."""
+    claim, opened, manifest = proof["receipt"]["claim"], proof["disclosure"], proof["manifest"]
+    known = lambda i: i < manifest["vocab_size"] or i == 0xFFFFFFFF  # noqa: E731
+    assert all(map(known, opened["prompt_tokens"] + opened["output_tokens"]))
+    assert claim["completion_tokens"] <= claim["max_tokens"] and claim["arithmetic_class"] == 1
+    assert json.loads(opened["request"])["model"] in (manifest["name"], claim["model"])
+    usage = usage_of(opened["response"])
+    if usage is not None:
+        told = usage.get("prompt_tokens", usage.get("input_tokens")), usage.get("completion_tokens", usage.get("output_tokens", 0))
+        assert (*told, usage["total_tokens"]) == (claim["prompt_tokens"], claim["completion_tokens"], sum(told))
+
+
+def check_commitments(proof):
+    """The salted commitments, the counts and the price."""
     claim, opened = proof["receipt"]["claim"], proof["disclosure"]
-    first = proof["receipt"]["evidence"][0]
-    signable, signature = typed_claim(claim), raw(first["body"])
-    assert first["mode"] == 1 and len(signature) == 65
-    assert Account.recover_message(signable, signature=signature).lower() == claim["node"].lower()
     salt = raw(opened["nonce"])
     commit = lambda domain, data: "0x" + keccak(domain + salt + data).hex()  # noqa: E731
     assert claim["request_hash"] == commit(b"og/request/1", opened["request"].encode())
@@ -114,13 +171,6 @@ def check_receipt(proof):
     assert claim["completion_tokens"] == count(opened["output_tokens"])
     price = int(claim["price_input"]) * claim["prompt_tokens"] + int(claim["price_output"]) * claim["completion_tokens"]
     assert int(claim["price"]) == price
-    assert claim["rung_achieved"] >= claim["rung_requested"] >= 1
-    groups = [e for e in proof["receipt"]["evidence"] if e["mode"] == 3]
-    if claim["rung_achieved"] == 3:
-        assert groups
-    for evidence in groups:
-        check_group(claim, raw(evidence["body"]))
-    return digest(signable) + signature
 
 
 def claim_of(fields):
@@ -154,15 +204,14 @@ def check_group(claim, body):
     assert asked == sorted(set(asked)) and 2 <= len(asked) <= 16
     assert group == keccak(b"og/group/1" + request + b"".join(asked)), "somebody is left out of the group"
     agreed, nodes = 0, []
-    signed = lambda digest, signature: Account._recover_hash(digest, signature=signature).lower()  # noqa: E731
     for commitment, salt, fields, signature in members:
         theirs = claim_of(fields)
         node = raw(theirs["node"])
         nodes.append(node)
-        assert node in asked and theirs["request_hash"] == claim["request_hash"] and theirs["genesis"] == claim["genesis"]
-        assert signed(digest_of(theirs), signature) == theirs["node"]
+        assert node in asked and all(theirs[n] == claim[n] for n in ("request_hash", "genesis", "chain_id"))
+        assert signer(digest(typed_claim(theirs)), signature) == theirs["node"]
         hidden = keccak(b"og/commit/1" + group + node + raw(theirs["output_hash"]) + raw(theirs["trace_root"]) + salt)
-        assert signed(hidden, commitment) == theirs["node"], "it committed to something else"
+        assert signer(hidden, commitment) == theirs["node"], "it committed to something else"
         same = lambda name: str(theirs[name]) == str(claim[name])  # noqa: E731
         agreed += all(same(n) for n, _ in CLAIM if n not in OWN | {"sampling", "payment"}) and (
             sampling_bits(theirs["sampling"]) == sampling_bits(claim["sampling"])
@@ -170,10 +219,6 @@ def check_group(claim, body):
     assert nodes == sorted(set(nodes)) and raw(claim["node"].lower()) in nodes
     assert agreed >= int.from_bytes(k) >= 2 and 2 * agreed > len(asked)
     return agreed, len(asked)
-
-
-def digest_of(claim):
-    return digest(typed_claim(claim))
 
 
 def receipt_id(claim):
@@ -221,6 +266,11 @@ def varint(n):
     return out + bytes([n])
 
 
+@functools.lru_cache
+def key_of(data):
+    return signature_to_G2(data)
+
+
 def pair_equal(signature, message, dst, key):
     """Whether e(signature, G2) = e(H(message), key); signature and key in their subgroups and not infinity."""
     for point in (signature, key):
@@ -236,7 +286,9 @@ def network_commitment(network):
     )  # fmt: skip
     contracts = [raw(network["contracts"][name].lower()) for name in names]
     validators = [[raw(v["peer"]), raw(v["vote"]), raw(v["possession"])] for v in network["validators"]]
-    numbers = [rlp_number(network[k]) for k in ("version", "chain_id", "block_time_ms", "epoch_blocks")]
+    numbers = [rlp_number(network[k]) for k in (
+        "version", "chain_id", "block_time_ms", "epoch_blocks", "window_seconds", "game_seconds",
+    )]  # fmt: skip
     return keccak(b"og/network/3" + rlp.encode([*numbers, contracts, validators]))
 
 
@@ -265,9 +317,13 @@ def check_first_set(network):
     assert len({v["vote"] for v in validators}) == len(validators)
     space = b"og/possession/1/" + network["chain_id"].to_bytes(8)
     for validator in validators:
-        message = varint(len(space)) + space + raw(validator["vote"])
-        key = signature_to_G2(raw(validator["vote"]))
-        assert pair_equal(pubkey_to_G1(raw(validator["possession"])), message, POSSESSION_DST, key)
+        assert possesses(space, raw(validator["vote"]), raw(validator["possession"]))
+
+
+@functools.lru_cache
+def possesses(space, vote, possession):
+    message = varint(len(space)) + space + vote
+    return pair_equal(pubkey_to_G1(possession), message, POSSESSION_DST, key_of(vote))
 
 
 def check_final(header, certificate, members, epoch_blocks, genesis_hash):
@@ -276,7 +332,7 @@ def check_final(header, certificate, members, epoch_blocks, genesis_hash):
     fields = rlp.decode(header)
     assert certificate["epoch"] == int.from_bytes(fields[NUMBER]) // epoch_blocks
     assert fields[FIELDS.index("parentBeaconBlockRoot")] == set_commitment(members)
-    keys = [signature_to_G2(vote) for _, vote in pairs(members)]
+    keys = [key_of(vote) for _, vote in pairs(members)]
     bits = raw(certificate["signers"])
     signers = [i for i in range(len(bits) * 8) if bits[i // 8] >> i % 8 & 1]
     assert len(bits) == (len(keys) + 7) // 8 and all(i < len(keys) for i in signers)
@@ -304,26 +360,73 @@ def follow(network, handovers, genesis_hash):
     return members
 
 
-def check(file):
-    """Checks the bytes of a proof file. Returns the proof."""
-    proof = json.loads(file)
-    assert proof["format"] == "og-proof/2"
-    claim, ledger = proof["receipt"]["claim"], proof["ledger"]
-    leaf = check_receipt(proof)
+def slots_of_dispute(node, receipt):
+    """Slots of `Disputes.lost[node][receipt]` and `Disputes.disputedAt[node][receipt]`."""
+    return tuple(mapping_slot(raw(receipt), mapping_slot(raw(node), bytes([base]).rjust(32, b"\0"))) for base in (8, 7))
+
+
+def right_slot(node, index):
+    """Slot of the word of `Audits._right[node]` that has the bit of the receipt at `index`."""
+    return mapping_slot((index // 256).to_bytes(32), mapping_slot(raw(node), (6).to_bytes(32)))
+
+
+def check_audit(proof, fields):
+    """What became of an audited answer: nobody can refute it any more, and nobody has. Whether an auditor found it right."""
+    claim, network, audit, index = proof["receipt"]["claim"], proof["network"], proof["ledger"]["audit"], proof["log"]["index"]
+
+    def storage(contract, name):
+        *_, root, _ = proved_account(fields[STATE_ROOT], network["contracts"][contract], audit[name])
+        return root
+
+    def value(root, slot, name, proof_name):
+        told, nodes = int(audit[name], 16), audit[proof_name]
+        # The empty trie has no node to show.
+        found = 0 if root == EMPTY_ROOT and not nodes else proved_storage(root, slot, nodes)
+        assert found == told
+        return told
+
+    disputes, audits = storage("disputes", "disputes_proof"), storage("audits", "audits_proof")
+    lost_slot, disputed_slot = slots_of_dispute(claim["node"].lower(), receipt_id(claim))
+    assert value(disputes, lost_slot, "lost", "lost_proof") == 0, "it was found wrong"
+    disputed = value(disputes, disputed_slot, "disputed_at", "disputed_proof")
+    right = value(audits, right_slot(claim["node"].lower(), index), "right", "right_proof")
+    until = claim["time_ms"] // 1000 + network["window_seconds"] + (network["game_seconds"] if disputed else 0)
+    assert int.from_bytes(fields[FIELDS.index("timestamp")]) > until, "it can still be refuted"
+    return bool(right >> index % 256 & 1)
+
+
+def check(file, pinned=None):
+    """Checks the bytes of a proof file; `pinned` is the hash of the genesis block that the reader means. Returns the proof."""
+    proof = read_file(file)
+    claim, ledger, network = proof["receipt"]["claim"], proof["ledger"], proof["network"]
+    assert pinned in (None, claim["genesis"])
+    check_answer(proof)
+    check_commitments(proof)
+    leaf = check_signature(claim, proof["receipt"]["evidence"])
     assert model_id(proof["manifest"]) == claim["model"]
     assert proof["manifest"]["arithmetic_version"] == claim["arithmetic_version"]
     genesis = raw(proof["genesis_header"])
     assert "0x" + keccak(genesis).hex() == claim["genesis"]
-    assert rlp.decode(genesis)[FIELDS.index("extraData")] == network_commitment(proof["network"])
-    assert proof["network"]["chain_id"] == claim["chain_id"]
-    network = proof["network"]
+    fields = rlp.decode(genesis)
+    assert fields[FIELDS.index("extraData")] == network_commitment(network) and fields[NUMBER] == b""
+    assert network["chain_id"] == claim["chain_id"]
     assert network["version"] == 3 and network["epoch_blocks"] >= 2
-    check_first_set(network)
-    members = follow(network, ledger["handovers"], keccak(genesis))
-    fields = check_final(raw(ledger["header"]), ledger["certificate"], members, network["epoch_blocks"], keccak(genesis))
+    fields = rlp.decode(raw(ledger["header"]))
     assert claim["anchor_number"] <= int.from_bytes(fields[NUMBER])
     address = to_checksum_address(network["contracts"]["receipt_log"])
     _, _, storage_root, _ = proved_account(fields[STATE_ROOT], address, ledger["account_proof"])
     slot = log_slot(claim["node"], proof["log"]["size"])
     assert proved_storage(storage_root, slot, ledger["storage_proof"]) == int.from_bytes(log_root(leaf, proof["log"]))
+    assert ("audit" in ledger) == (claim["rung_achieved"] == AUDITED)
+    if "audit" in ledger:
+        check_audit(proof, fields)
+    members = follow(network, ledger["handovers"], keccak(genesis))
+    check_final(raw(ledger["header"]), ledger["certificate"], members, network["epoch_blocks"], keccak(genesis))
+    check_first_set(network)
     return proof
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        check(Path(name).read_bytes())
+        print(f"{name}: every part holds")

@@ -119,7 +119,7 @@ def test_og_network(own, ask):
     found = ask("og_network")["result"]
     assert set(found) == {"network", "genesisHeader"}
     network = found["network"]
-    assert (network["version"], network["epoch_blocks"]) == (2, EPOCH)
+    assert (network["version"], network["epoch_blocks"]) == (3, EPOCH)
     assert rlp.decode(raw(found["genesisHeader"]))[FIELDS.index("extraData")] == network_commitment(network)
     check_first_set(network)
     assert [{k: v[k] for k in ("peer", "vote")} for v in network["validators"]] == ask("og_validators", "0x0")["result"]["members"]

@@ -33,7 +33,7 @@ def commitment(domain, nonce, data):
 def claim_of(seal):
     """Fields of the claim in a seal's receipt, undecoded."""
     claim, evidence = rlp.decode(bytes.fromhex(seal["receipt"][2:]))
-    assert len(claim) == 23 and evidence
+    assert len(claim) == 26 and evidence
     return claim
 
 
@@ -61,7 +61,7 @@ def test_sealed_answer(node, body):
     assert usage["completion_tokens"] == len(sealed["seal"]["output_tokens"]) == int.from_bytes(claim[9])
     price = usage["prompt_tokens"] * int(response.headers["og-price-input"])
     price += usage["completion_tokens"] * int(response.headers["og-price-output"])
-    assert int.from_bytes(claim[15]) == price
+    assert int.from_bytes(claim[17]) == price
     known = node.get(f"/og/v1/receipts/{response.headers['og-receipt-id']}").json()
     assert known["receipt"] == sealed["seal"]["receipt"] and known["index"] >= 0
 

@@ -37,6 +37,7 @@ const EDGES: [(&str, &[&str]); 17] = [
             "consensus",
             "api",
             "client",
+            "economics",
         ],
     ),
     (

@@ -59,6 +59,22 @@ impl Account {
         value: U256,
         data: Bytes,
     ) -> Result<B256, ClientError> {
+        let hash = self.submit(rpc, chain_id, to, value, data).await?;
+        self.wait(rpc, hash).await.map(|()| hash)
+    }
+
+    /// Sends a transaction without waiting for it. Calls of one account must come one after the other, since each takes the next nonce.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn submit(
+        &self,
+        rpc: &RpcClient,
+        chain_id: u64,
+        to: Address,
+        value: U256,
+        data: Bytes,
+    ) -> Result<B256, ClientError> {
         let call = json!({"from": self.address, "to": to, "value": value, "input": data});
         let gas: U64 = rpc.call("eth_estimateGas", json!([call])).await?;
         let nonce: U64 = rpc.call("eth_getTransactionCount", json!([self.address, "pending"])).await?;
@@ -75,14 +91,21 @@ impl Account {
             input: data,
             ..Default::default()
         })?;
-        let hash: B256 = rpc.call("eth_sendRawTransaction", json!([raw])).await?;
+        rpc.call("eth_sendRawTransaction", json!([raw])).await
+    }
+
+    /// Waits until a transaction is final and successful.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn wait(&self, rpc: &RpcClient, hash: B256) -> Result<(), ClientError> {
         let failed =
             |reason: &str| ClientError::Transaction { hash: hash.to_string(), reason: reason.into() };
         let deadline = Instant::now() + INCLUSION_MAX;
         while Instant::now() < deadline {
             let receipt: Value = rpc.call("eth_getTransactionReceipt", json!([hash])).await?;
             match receipt["status"].as_str() {
-                Some("0x1") => return Ok(hash),
+                Some("0x1") => return Ok(()),
                 Some(_) => return Err(failed("it reverted")),
                 None => tokio::time::sleep(POLL).await,
             }

@@ -124,7 +124,7 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
         network: network.network.clone(),
         log: log.clone(),
         posted: Arc::default(),
-        court: Court { rpc: rpc.clone(), network: network.network.clone(), account: Account::new(secret)? },
+        court: Court::new(rpc.clone(), network.network.clone(), Account::new(secret)?),
         model: engine.model().clone(),
     };
     operator.resume().await?;
@@ -160,7 +160,7 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
 
 impl Operator {
     async fn send(&self, to: Address, value: U256, data: Vec<u8>) -> Result<B256, ClientError> {
-        self.account.send(&self.rpc, self.network.chain_id, to, value, Bytes::from(data)).await
+        self.court.send_data(to, value, Bytes::from(data)).await
     }
 
     /// Compares the log on disk with what the ledger knows of it.

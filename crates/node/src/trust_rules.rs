@@ -68,7 +68,7 @@ impl TrustRules {
     pub(crate) fn devnet() -> Self {
         Self {
             rates: (ONE, ONE / 50),
-            commit_seconds: 4,
+            commit_seconds: 6,
             move_seconds: 15,
             window_seconds: 90,
             jurors_min: 1,

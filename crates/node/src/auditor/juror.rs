@@ -49,10 +49,27 @@ impl Juror {
         if self.cases.is_empty() {
             return Ok(());
         }
-        let ids: Vec<B256> = self.cases.keys().copied().collect();
-        for id in ids {
-            if let Err(e) = self.work(id).await {
-                warn!("case {id}: {e:#}");
+        let reveal_seconds = match self.reveal_seconds {
+            Some(seconds) => seconds,
+            None => {
+                let jury = self.bench.court.network.contracts.jury;
+                self.bench.court.rpc.view(jury, &Jury::REVEAL_SECONDSCall {}).await?
+            }
+        };
+        self.reveal_seconds = Some(reveal_seconds);
+        // All cases at once: their times run at once.
+        let bench = &self.bench;
+        let work = self.cases.iter_mut().map(|(id, case)| async move {
+            let over = work(bench, *id, case, reveal_seconds).await;
+            (*id, over)
+        });
+        for (id, over) in futures::future::join_all(work).await {
+            match over {
+                Ok(false) => (),
+                Ok(true) => {
+                    self.cases.remove(&id);
+                }
+                Err(e) => warn!("case {id}: {e:#}"),
             }
         }
         Ok(())
@@ -78,59 +95,53 @@ impl Juror {
         self.next = Some(to + 1);
         Ok(())
     }
+}
 
-    async fn work(&mut self, id: B256) -> anyhow::Result<()> {
-        let bench = self.bench.clone();
-        let jury = bench.court.network.contracts.jury;
-        let reveal_seconds = match self.reveal_seconds {
-            Some(seconds) => seconds,
-            None => bench.court.rpc.view(jury, &Jury::REVEAL_SECONDSCall {}).await?,
-        };
-        self.reveal_seconds = Some(reveal_seconds);
-        let state = bench.court.rpc.view(jury, &Jury::caseOfCall { id }).await?;
-        let Some(case) = self.cases.get_mut(&id) else { return Ok(()) };
-        if state.outcome != OPEN {
-            info!(case = %id, outcome = state.outcome, "a case has ended");
-            let case = self.cases.remove(&id);
-            return settle(&bench, id, case.is_some_and(|c| c.plaintiff)).await;
-        }
-        let time = bench.court.rpc.block_time().await?;
-        if time > state.commitUntil + reveal_seconds {
-            // Anybody may end it.
-            let _ = bench.court.send(jury, U256::ZERO, Jury::resolveCall { id }).await;
-        } else if time > state.commitUntil {
-            if let (Some((guilty, salt)), false) = (case.vote, case.revealed) {
-                case.revealed = true;
-                bench.court.send(jury, U256::ZERO, Jury::revealCall { id, guilty, salt }).await?;
-            }
-        } else if case.vote.is_none() && !case.idle {
-            match bench.court.rpc.view(jury, &Jury::isJurorCall { id, auditor: bench.me() }).await {
-                Ok(true) => (),
-                Ok(false) => {
-                    case.idle = true;
-                    return Ok(());
-                }
-                // The randomness of a later block decides; it is not there yet.
-                Err(ClientError::Rpc { .. }) => return Ok(()),
-                Err(e) => return Err(e.into()),
-            }
-            let guilty = match is_guilty(&bench, case).await {
-                // It may be shown before the time for votes is over.
-                Err(e) if e.is::<KeptBack>() => return Ok(()),
-                guilty => guilty?,
-            };
-            let Some(guilty) = guilty else {
-                case.idle = true;
-                return Ok(());
-            };
-            let salt = B256::from(rand::random::<[u8; 32]>());
-            let hash = keccak256((bench.me(), id, guilty, salt).abi_encode());
-            bench.court.send(jury, U256::ZERO, Jury::commitCall { id, hash }).await?;
-            case.vote = Some((guilty, salt));
-            info!(case = %id, guilty, "voted");
-        }
-        Ok(())
+/// Does what is due in a case; true when it is over.
+async fn work(bench: &Bench, id: B256, case: &mut Case, reveal_seconds: u64) -> anyhow::Result<bool> {
+    let jury = bench.court.network.contracts.jury;
+    let state = bench.court.rpc.view(jury, &Jury::caseOfCall { id }).await?;
+    if state.outcome != OPEN {
+        info!(case = %id, outcome = state.outcome, "a case has ended");
+        settle(bench, id, case.plaintiff).await?;
+        return Ok(true);
     }
+    let time = bench.court.rpc.block_time().await?;
+    if time > state.commitUntil + reveal_seconds {
+        // Anybody may end it.
+        let _ = bench.court.send(jury, U256::ZERO, Jury::resolveCall { id }).await;
+    } else if time > state.commitUntil {
+        if let (Some((guilty, salt)), false) = (case.vote, case.revealed) {
+            case.revealed = true;
+            bench.court.send(jury, U256::ZERO, Jury::revealCall { id, guilty, salt }).await?;
+        }
+    } else if case.vote.is_none() && !case.idle {
+        match bench.court.rpc.view(jury, &Jury::isJurorCall { id, auditor: bench.me() }).await {
+            Ok(true) => (),
+            Ok(false) => {
+                case.idle = true;
+                return Ok(false);
+            }
+            // The randomness of a later block decides; it is not there yet.
+            Err(ClientError::Rpc { .. }) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        }
+        let guilty = match is_guilty(bench, case).await {
+            // It may be shown before the time for votes is over.
+            Err(e) if e.is::<KeptBack>() => return Ok(false),
+            guilty => guilty?,
+        };
+        let Some(guilty) = guilty else {
+            case.idle = true;
+            return Ok(false);
+        };
+        let salt = B256::from(rand::random::<[u8; 32]>());
+        let hash = keccak256((bench.me(), id, guilty, salt).abi_encode());
+        bench.court.send(jury, U256::ZERO, Jury::commitCall { id, hash }).await?;
+        case.vote = Some((guilty, salt));
+        info!(case = %id, guilty, "voted");
+    }
+    Ok(false)
 }
 
 /// Our own view of the case; `None` when we cannot tell.

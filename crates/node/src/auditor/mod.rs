@@ -44,12 +44,14 @@ pub(crate) struct AuditorConfig {
 /// A running auditor.
 pub(crate) struct RunningAuditor {
     pub(crate) address: Address,
-    task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Drop for RunningAuditor {
     fn drop(&mut self) {
-        self.task.abort();
+        for task in &self.tasks {
+            task.abort();
+        }
     }
 }
 
@@ -129,7 +131,7 @@ pub(crate) async fn start(config: AuditorConfig, models: Vec<Arc<Model>>) -> any
     light::check_network(&info.network, &info.genesis_header, genesis).map_err(anyhow::Error::msg)?;
     let account = Account::new(secret)?;
     let address = account.address();
-    let court = Court { rpc, network: info.network, account };
+    let court = Court::new(rpc, info.network, account);
     join(&court, config.stake_wei).await?;
     let http = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
@@ -137,9 +139,11 @@ pub(crate) async fn start(config: AuditorConfig, models: Vec<Arc<Model>>) -> any
         .build()?;
     let bench = Arc::new(Bench { court, genesis, models, http, secret, cases: Mutex::default() });
     let rounds = Rounds::open(bench.clone(), &config.data_dir.join("verdicts.redb"))?;
-    let task = tokio::spawn(run(bench, rounds));
+    let juror = Juror::new(bench.clone());
+    // Each has its own pace: nobody waits for another's transactions.
+    let tasks = vec![tokio::spawn(audit(rounds)), tokio::spawn(judge(juror)), tokio::spawn(dispute(bench))];
     info!(auditor = %address, "an auditor is ready");
-    Ok(RunningAuditor { address, task })
+    Ok(RunningAuditor { address, tasks })
 }
 
 /// Stakes, unless that was done before.
@@ -162,9 +166,34 @@ async fn join(court: &Court, stake: U256) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn run(bench: Arc<Bench>, mut rounds: Rounds) {
+fn ticks() -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
+}
+
+async fn audit(mut rounds: Rounds) {
+    let mut ticks = ticks();
+    loop {
+        ticks.tick().await;
+        if let Err(e) = rounds.step().await {
+            warn!("audits: {e:#}");
+        }
+    }
+}
+
+async fn judge(mut juror: Juror) {
+    let mut ticks = ticks();
+    loop {
+        ticks.tick().await;
+        if let Err(e) = juror.step().await {
+            warn!("juries: {e:#}");
+        }
+    }
+}
+
+async fn dispute(bench: Arc<Bench>) {
     let mut games: Option<Games> = None;
-    let mut juror = Juror::new(bench.clone());
     let prepare: Arc<Prepare<'static>> = {
         let bench = bench.clone();
         Arc::new(move |claim: &Claim, defend: bool| {
@@ -175,8 +204,7 @@ async fn run(bench: Arc<Bench>, mut rounds: Rounds) {
             case::player(model, claim, &disclosed, defend)
         })
     };
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = ticks();
     loop {
         ticks.tick().await;
         if games.is_none() {
@@ -184,12 +212,6 @@ async fn run(bench: Arc<Bench>, mut rounds: Rounds) {
                 Ok(head) => games = Some(Games::new(bench.court.clone(), head)),
                 Err(e) => warn!("cannot read the newest block: {e}"),
             }
-        }
-        if let Err(e) = rounds.step().await {
-            warn!("audits: {e:#}");
-        }
-        if let Err(e) = juror.step().await {
-            warn!("juries: {e:#}");
         }
         let Some(games) = &mut games else { continue };
         match games.step(prepare.clone()).await {

@@ -13,7 +13,13 @@ use client::{
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use referee::Opening;
 use serde::{Deserialize, Serialize};
-use std::{collections::VecDeque, path::Path, sync::Arc, time::Instant};
+use std::{
+    collections::{HashSet, VecDeque},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 use types::{Address, B256, U256, keccak256};
 
@@ -26,6 +32,10 @@ const NEXT: TableDefinition<'_, (), u64> = TableDefinition::new("next");
 const SEED_DELAY: u64 = 2;
 /// One expected draw, in the contract's unit.
 const ONE: u64 = 1_000_000;
+/// Batches that are looked at at once.
+const PLACES: usize = 4;
+/// How long to wait before answers that were kept back are asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Most receipts in one round (the contract's bound).
 const VERDICTS_MAX: usize = 256;
 
@@ -40,22 +50,16 @@ struct Round {
     commit_until: u64,
 }
 
-/// A batch of receipts that was posted.
-#[derive(Clone, Copy)]
-struct Batch {
-    node: Address,
-    size: u64,
-    block: u64,
-    /// When we read of it.
-    since: Instant,
-}
-
 /// All rounds of an auditor.
 pub(super) struct Rounds {
     bench: Arc<Bench>,
-    db: Database,
-    /// Batches whose draw is not known yet, or whose answers are kept back.
-    waiting: VecDeque<Batch>,
+    db: Arc<Database>,
+    /// Bounds what is computed at once.
+    places: Arc<Semaphore>,
+    /// Rounds that are being revealed.
+    revealing: Arc<Mutex<HashSet<(Address, u64)>>>,
+    /// Batches whose draw is not known yet: node, size, block.
+    waiting: VecDeque<(Address, u64, u64)>,
     reveal_seconds: Option<u64>,
 }
 
@@ -66,25 +70,38 @@ impl Rounds {
         write.open_table(ROUNDS)?;
         write.open_table(NEXT)?;
         write.commit()?;
-        Ok(Self { bench, db, waiting: VecDeque::new(), reveal_seconds: None })
+        Ok(Self {
+            bench,
+            db: Arc::new(db),
+            places: Arc::new(Semaphore::new(PLACES)),
+            revealing: Arc::default(),
+            waiting: VecDeque::new(),
+            reveal_seconds: None,
+        })
     }
 
     pub(super) async fn step(&mut self) -> anyhow::Result<()> {
         let head = self.bench.court.rpc.block_number().await?;
         self.read(head).await?;
-        for _ in 0..self.waiting.len() {
-            let Some(batch) = self.waiting.pop_front() else { break };
-            if head < batch.block + SEED_DELAY {
-                self.waiting.push_back(batch);
-                continue;
+        while let Some((node, size, block)) = self.waiting.front().copied() {
+            if head < block + SEED_DELAY {
+                break;
             }
-            match self.begin(batch).await {
-                Ok(true) => {}
-                Ok(false) => self.waiting.push_back(batch),
-                Err(e) => {
-                    warn!(node = %batch.node, size = batch.size, "a batch could not be audited: {e:#}");
+            self.waiting.pop_front();
+            let (bench, db) = (self.bench.clone(), self.db.clone());
+            let places = self.places.clone();
+            let since = Instant::now();
+            tokio::spawn(async move {
+                loop {
+                    let Ok(place) = places.acquire().await else { return };
+                    match begin(&bench, &db, node, size, since).await {
+                        Ok(true) => return,
+                        Ok(false) => drop(place),
+                        Err(e) => return warn!(%node, size, "a batch could not be audited: {e:#}"),
+                    }
+                    tokio::time::sleep(AGAIN).await;
                 }
-            }
+            });
         }
         self.reveal().await
     }
@@ -102,8 +119,7 @@ impl Rounds {
         let topics = [ReceiptLog::CheckpointPosted::SIGNATURE_HASH];
         for entry in self.bench.court.rpc.logs(log, &topics, from, to).await? {
             if let Some(e) = entry.decode::<ReceiptLog::CheckpointPosted>() {
-                let (node, size, block) = (e.node, e.size, e.blockNumber);
-                self.waiting.push_back(Batch { node, size, block, since: Instant::now() });
+                self.waiting.push_back((e.node, e.size, e.blockNumber));
             }
         }
         let write = self.db.begin_write()?;
@@ -112,89 +128,15 @@ impl Rounds {
         Ok(())
     }
 
-    /// Looks at the receipts that we are drawn for, and commits to what we found. False when it is too early for that.
-    async fn begin(&mut self, posted: Batch) -> anyhow::Result<bool> {
-        let Batch { node, size, .. } = posted;
-        let bench = self.bench.clone();
-        let contracts = bench.court.network.contracts;
-        let batch = bench.court.rpc.view(contracts.audits, &Audits::batchOfCall { node, size }).await?;
-        let block_number = U256::from(batch.blockNumber - 1);
-        let call = Auditors::weightsCall { auditor: bench.me(), blockNumber: block_number };
-        let weights = bench.court.rpc.view(contracts.auditors, &call).await?;
-        if weights.stake.is_zero() {
-            return Ok(true);
-        }
-        let drawn =
-            |index: &u64| is_drawn(batch.seed, *index, bench.me(), batch.rate, weights.stake, weights.total);
-        let drawn: Vec<u64> = (batch.first..size).filter(drawn).take(VERDICTS_MAX).collect();
-        let mut answers = Vec::new();
-        for index in drawn {
-            let answer = fetch::answer(&bench, node, size, index).await;
-            let is_early = answer.as_ref().is_err_and(|e| e.is::<KeptBack>());
-            if !is_early || posted.since.elapsed() > KEPT_BACK_MAX {
-                answers.push((index, answer));
-                continue;
-            }
-            // The second half of the time is for computing; where times are that short, nothing is said of this one.
-            let half = self.reveal_seconds().await? / 2;
-            if bench.court.rpc.block_time().await? + half < batch.commitUntil {
-                return Ok(false);
-            }
-        }
-        let (mut indices, mut verdicts) = (Vec::new(), Vec::new());
-        for (index, answer) in answers {
-            if let Some(verdict) = look(&bench, node, size, index, answer).await? {
-                indices.push(index);
-                verdicts.push(verdict as u8);
-            }
-        }
-        if indices.is_empty() {
-            return Ok(true);
-        }
-        let salt = B256::from(rand::random::<[u8; 32]>());
-        let round = Round { node, size, indices, verdicts, salt, commit_until: batch.commitUntil };
-        self.save(&round)?;
-        let hash = keccak256(
-            (bench.me(), node, size, round.indices.clone(), round.verdicts.clone(), salt).abi_encode_params(),
-        );
-        bench.court.send(contracts.audits, U256::ZERO, Audits::commitCall { node, size, hash }).await?;
-        info!(%node, size, receipts = round.indices.len(), "committed to verdicts");
-        Ok(true)
-    }
-
-    /// Time for reveals; that for commitments is the same.
-    async fn reveal_seconds(&mut self) -> anyhow::Result<u64> {
-        if let Some(seconds) = self.reveal_seconds {
-            return Ok(seconds);
-        }
-        let court = &self.bench.court;
-        let call = Audits::REVEAL_SECONDSCall {};
-        let seconds = court.rpc.view(court.network.contracts.audits, &call).await?;
-        self.reveal_seconds = Some(seconds);
-        Ok(seconds)
-    }
-
-    fn save(&self, round: &Round) -> anyhow::Result<()> {
-        let write = self.db.begin_write()?;
-        write
-            .open_table(ROUNDS)?
-            .insert((round.node.into_array(), round.size), serde_json::to_vec(round)?.as_slice())?;
-        write.commit()?;
-        Ok(())
-    }
-
-    fn drop_round(&self, round: &Round) -> anyhow::Result<()> {
-        let write = self.db.begin_write()?;
-        write.open_table(ROUNDS)?.remove((round.node.into_array(), round.size))?;
-        write.commit()?;
-        Ok(())
-    }
-
     /// Reveals what is due, and takes faults to their judges.
     async fn reveal(&mut self) -> anyhow::Result<()> {
         let bench = self.bench.clone();
         let contracts = bench.court.network.contracts;
-        let reveal_seconds = self.reveal_seconds().await?;
+        let reveal_seconds = match self.reveal_seconds {
+            Some(seconds) => seconds,
+            None => bench.court.rpc.view(contracts.audits, &Audits::REVEAL_SECONDSCall {}).await?,
+        };
+        self.reveal_seconds = Some(reveal_seconds);
         let mut due = Vec::new();
         for entry in self.db.begin_read()?.open_table(ROUNDS)?.iter()? {
             due.push(serde_json::from_slice::<Round>(entry?.1.value())?);
@@ -209,27 +151,118 @@ impl Rounds {
             }
             if time > round.commit_until + reveal_seconds {
                 warn!(node = %round.node, size = round.size, "verdicts were not revealed in time");
-                self.drop_round(&round)?;
+                drop_round(&self.db, &round)?;
                 continue;
             }
-            let Round { node, size, indices, verdicts, salt, .. } = round.clone();
-            let call = Audits::revealCall { node, size, indices, verdicts, salt };
-            match bench.court.send(contracts.audits, U256::ZERO, call).await {
-                Ok(_) => info!(%node, size, "revealed verdicts"),
-                Err(ClientError::Unreachable { .. }) => continue,
-                Err(e) => warn!(%node, size, "verdicts were refused: {e}"),
+            let key = (round.node, round.size);
+            if !self.revealing.lock().unwrap_or_else(PoisonError::into_inner).insert(key) {
+                continue;
             }
-            self.drop_round(&round)?;
-            for (index, verdict) in round.indices.iter().zip(&round.verdicts) {
-                if *verdict != Verdict::Right as u8
-                    && let Err(e) = accuse(&bench, node, size, *index, *verdict).await
-                {
-                    warn!(%node, index, "a fault was not taken to its judge: {e:#}");
+            let (bench, db, revealing) = (self.bench.clone(), self.db.clone(), self.revealing.clone());
+            tokio::spawn(async move {
+                if let Err(e) = reveal_one(&bench, &db, round).await {
+                    warn!(node = %key.0, size = key.1, "verdicts: {e:#}");
                 }
-            }
+                revealing.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            });
         }
         Ok(())
     }
+}
+
+/// Looks at the receipts that we are drawn for, and commits to what we found. False when it is too early: answers are kept back.
+async fn begin(
+    bench: &Bench,
+    db: &Database,
+    node: Address,
+    size: u64,
+    since: Instant,
+) -> anyhow::Result<bool> {
+    let contracts = bench.court.network.contracts;
+    let batch = bench.court.rpc.view(contracts.audits, &Audits::batchOfCall { node, size }).await?;
+    let block_number = U256::from(batch.blockNumber - 1);
+    let call = Auditors::weightsCall { auditor: bench.me(), blockNumber: block_number };
+    let weights = bench.court.rpc.view(contracts.auditors, &call).await?;
+    if weights.stake.is_zero() {
+        return Ok(true);
+    }
+    let drawn =
+        |index: &u64| is_drawn(batch.seed, *index, bench.me(), batch.rate, weights.stake, weights.total);
+    let drawn: Vec<u64> = (batch.first..size).filter(drawn).take(VERDICTS_MAX).collect();
+    let mut answers = Vec::new();
+    for index in drawn {
+        let answer = fetch::answer(bench, node, size, index).await;
+        let is_early = answer.as_ref().is_err_and(|e| e.is::<KeptBack>());
+        if !is_early || since.elapsed() > KEPT_BACK_MAX {
+            answers.push((index, answer));
+            continue;
+        }
+        // The second half of the time is for computing; where times are that short, nothing is said of this one.
+        let half = bench.court.rpc.view(contracts.audits, &Audits::REVEAL_SECONDSCall {}).await? / 2;
+        if bench.court.rpc.block_time().await? + half < batch.commitUntil {
+            return Ok(false);
+        }
+    }
+    let (mut indices, mut verdicts) = (Vec::new(), Vec::new());
+    for (index, answer) in answers {
+        if let Some(verdict) = look(bench, node, size, index, answer).await? {
+            indices.push(index);
+            verdicts.push(verdict as u8);
+        }
+    }
+    if indices.is_empty() {
+        return Ok(true);
+    }
+    let salt = B256::from(rand::random::<[u8; 32]>());
+    let round = Round { node, size, indices, verdicts, salt, commit_until: batch.commitUntil };
+    save(db, &round)?;
+    // As words: a list of bytes would be encoded as a byte string.
+    let words: Vec<U256> = round.verdicts.iter().map(|v| U256::from(*v)).collect();
+    let hash = keccak256((bench.me(), node, size, round.indices.clone(), words, salt).abi_encode_params());
+    bench.court.send(contracts.audits, U256::ZERO, Audits::commitCall { node, size, hash }).await?;
+    info!(%node, size, receipts = round.indices.len(), "committed to verdicts");
+    Ok(true)
+}
+
+fn save(db: &Database, round: &Round) -> anyhow::Result<()> {
+    let write = db.begin_write()?;
+    write
+        .open_table(ROUNDS)?
+        .insert((round.node.into_array(), round.size), serde_json::to_vec(round)?.as_slice())?;
+    write.commit()?;
+    Ok(())
+}
+
+fn drop_round(db: &Database, round: &Round) -> anyhow::Result<()> {
+    let write = db.begin_write()?;
+    write.open_table(ROUNDS)?.remove((round.node.into_array(), round.size))?;
+    write.commit()?;
+    Ok(())
+}
+
+/// Reveals verdicts and takes faults to their judges.
+async fn reveal_one(bench: &Bench, db: &Database, round: Round) -> anyhow::Result<()> {
+    let audits = bench.court.network.contracts.audits;
+    let Round { node, size, indices, verdicts, salt, .. } = round.clone();
+    let call = Audits::revealCall { node, size, indices, verdicts, salt };
+    match bench.court.send(audits, U256::ZERO, call).await {
+        Ok(_) => info!(%node, size, "revealed verdicts"),
+        // It is tried again.
+        Err(e @ ClientError::Unreachable { .. }) => return Err(e.into()),
+        Err(e) => {
+            drop_round(db, &round)?;
+            return Err(anyhow::Error::from(e).context("they were refused"));
+        }
+    }
+    drop_round(db, &round)?;
+    for (index, verdict) in round.indices.iter().zip(&round.verdicts) {
+        if *verdict != Verdict::Right as u8
+            && let Err(e) = accuse(bench, node, size, *index, *verdict).await
+        {
+            warn!(%node, index, "a fault was not taken to its judge: {e:#}");
+        }
+    }
+    Ok(())
 }
 
 /// The lot of the contract `Sortition`.

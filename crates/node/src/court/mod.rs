@@ -8,6 +8,8 @@ use client::{
     Account, ClientError, RpcClient,
     contracts::{Audits, Escrow, Jury},
 };
+use std::sync::Arc;
+use tokio::sync::Mutex;
 use types::{Address, B256, Bytes, NetworkConfig, U256, Voucher};
 
 /// A party's view of the ledger.
@@ -16,9 +18,15 @@ pub(crate) struct Court {
     pub(crate) rpc: RpcClient,
     pub(crate) network: NetworkConfig,
     pub(crate) account: Account,
+    /// Held while a transaction is sent, so that each takes the next nonce; not while it is waited for.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Court {
+    pub(crate) fn new(rpc: RpcClient, network: NetworkConfig, account: Account) -> Self {
+        Self { rpc, network, account, turn: Arc::default() }
+    }
+
     /// Sends a call and waits until it is final.
     pub(crate) async fn send(
         &self,
@@ -26,8 +34,16 @@ impl Court {
         value: U256,
         call: impl SolCall,
     ) -> Result<B256, ClientError> {
-        let data = Bytes::from(call.abi_encode());
-        self.account.send(&self.rpc, self.network.chain_id, to, value, data).await
+        self.send_data(to, value, Bytes::from(call.abi_encode())).await
+    }
+
+    /// As [`send`](Self::send), with encoded data.
+    pub(crate) async fn send_data(&self, to: Address, value: U256, data: Bytes) -> Result<B256, ClientError> {
+        let hash = {
+            let _turn = self.turn.lock().await;
+            self.account.submit(&self.rpc, self.network.chain_id, to, value, data).await?
+        };
+        self.account.wait(&self.rpc, hash).await.map(|()| hash)
     }
 
     /// Whether the ledger lets `auditor` see the receipt: it is drawn to audit it, or to judge it.

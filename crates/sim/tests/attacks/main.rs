@@ -104,14 +104,7 @@ async fn ask(url: &str, model: &str, i: usize) -> Option<()> {
     response.status().is_success().then_some(())
 }
 
-async fn attack(
-    lie: Lie,
-    number: usize,
-    rpc_url: String,
-    rich: B256,
-    gguf: Vec<u8>,
-    model: String,
-) -> Outcome {
+async fn attack(lie: Lie, number: usize, rpc_url: String, gguf: Vec<u8>, model: String) -> Outcome {
     let rpc = RpcClient::new(&rpc_url);
     let contracts = rpc.network().await.unwrap().network.contracts;
     let secret = keccak256(format!("evil {number}"));

@@ -1,0 +1,45 @@
+"""What tests of audits, payments and disputes share: waiting, keys of a network, calls of its contracts. No test in here."""
+
+import time
+
+import pytest
+from eth_account import Account
+from web3 import Web3
+from web3.exceptions import ContractLogicError, Web3Exception
+
+from conftest import send
+
+# The rules of a development network, in seconds.
+WINDOW, MOVE = 90, 15
+HI = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+
+
+def until(what, seconds, why):
+    """The first true value of `what()`."""
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, f"{why}: not within {seconds} s"
+        time.sleep(0.3)
+    return value
+
+
+def key_of(devnet, kind, number):
+    """Key of one of the network's own `nodes` or `auditors`."""
+    return Account.from_key((devnet.data / kind / str(number) / f"{kind.removesuffix('s')}.key").read_text().strip())
+
+
+def transact(w3, key, call, value=0):
+    """Sends a call of a contract; its receipt, which must be good."""
+    data = call._encode_transaction_data()
+    receipt = send(w3, key, to=call.address, data=data, value=value, gas=5_000_000)
+    assert receipt["status"] == 1, call.fn_name
+    return receipt
+
+
+def refused(w3, key, call, error, value=0):
+    """The call must revert with this error of the contracts; `None` for the referee's own words."""
+    with pytest.raises((ContractLogicError, Web3Exception)) as caught:
+        call.call({"from": key.address, "value": value})
+    selector = Web3.keccak(text=error)[:4].hex()
+    said = str(getattr(caught.value, "data", "") or "") + str(caught.value)
+    assert selector in said, f"expected {error} ({selector}), got {said}"
