@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.37;
 
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {Audits} from "./Audits.sol";
 import {Equivocations} from "./Equivocations.sol";
 import {Escrow} from "./Escrow.sol";
 import {CHALLENGER_MOVES, CHALLENGER_WON, ClaimInfo, NODE_MOVES, NODE_WON, REFEREE} from "./IReferee.sol";
 import {Judge} from "./Judge.sol";
+import {LoggedClaim, MerkleLog} from "./MerkleLog.sol";
 import {NodeRegistry} from "./NodeRegistry.sol";
 import {ReceiptLog} from "./ReceiptLog.sol";
 
@@ -202,8 +204,34 @@ contract Disputes is Equivocations {
         nonReentrant
         returns (uint256 id)
     {
+        id = _open(claim, signature, opening, 0);
+    }
+
+    /// @notice Disputes a claim that is in its node's log. The time for that counts from when the log was posted: what a node
+    /// writes into the claim cannot shorten it. The coins of the call are `bondFor(node)`.
+    /// @param node The node.
+    /// @param size Size of a log that has the claim.
+    /// @param index The claim's place in it.
+    /// @param logged The claim and its path.
+    /// @param opening What is wrong with it, as the referee reads it.
+    /// @return id The game.
+    function openLogged(address node, uint64 size, uint64 index, LoggedClaim calldata logged, bytes calldata opening)
+        external
+        payable
+        nonReentrant
+        returns (uint256 id)
+    {
+        MerkleLog.check(LOG, node, size, index, logged);
+        id = _open(logged.claim, logged.signature, opening, LOG.timeOf(node, size));
+    }
+
+    /// @dev Both ways to begin; `posted` is the Unix time from which on everybody could see the claim, if it is known.
+    function _open(bytes calldata claim, bytes calldata signature, bytes calldata opening, uint64 posted)
+        private
+        returns (uint256 id)
+    {
         (ClaimInfo memory info, bytes memory state, uint8 turn) = REFEREE.start(claim, signature, opening);
-        _checkOpen(info);
+        _checkOpen(info, posted);
         tried[info.node][info.receiptId][msg.sender] = true;
         if (disputedAt[info.node][info.receiptId] == 0) disputedAt[info.node][info.receiptId] = block.number;
         _begin(info.node);
@@ -264,6 +292,14 @@ contract Disputes is Equivocations {
         if (entry.finding == Finding.None) entry.finding = Finding.Text;
     }
 
+    /// @notice Records that somebody asked the jury about a receipt.
+    /// @param node The node.
+    /// @param receiptId The receipt.
+    function markDisputed(address node, bytes32 receiptId) external {
+        if (msg.sender != JURY) revert OnlyJury(msg.sender);
+        if (disputedAt[node][receiptId] == 0) disputedAt[node][receiptId] = block.number;
+    }
+
     // ---- views ----
 
     /// @notice Bond of the next dispute about a node.
@@ -283,9 +319,10 @@ contract Disputes is Equivocations {
     // ---- inside ----
 
     /// @dev Reverts unless the sender may dispute this claim now.
-    function _checkOpen(ClaimInfo memory info) private view {
-        uint256 time = info.timeMs;
-        if (time > (block.timestamp + MAX_AHEAD_SECONDS) * 1000 || time + WINDOW_SECONDS * 1000 < block.timestamp * 1000) {
+    function _checkOpen(ClaimInfo memory info, uint64 posted) private view {
+        uint256 time = Math.max(info.timeMs, uint256(posted) * 1000);
+        bool early = info.timeMs > (block.timestamp + MAX_AHEAD_SECONDS) * 1000;
+        if (early || time + WINDOW_SECONDS * 1000 < block.timestamp * 1000) {
             revert OutsideWindow(info.timeMs);
         }
         if (tried[info.node][info.receiptId][msg.sender]) revert AlreadyTried();

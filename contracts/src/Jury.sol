@@ -243,6 +243,7 @@ contract Jury is Judge {
             ClaimInfo memory info = MerkleLog.check(LOG, node, size, index, logged);
             (Disputes.Finding finding,) = DISPUTES.lost(node, info.receiptId);
             if (finding != Disputes.Finding.None) revert AlreadyJudged();
+            DISPUTES.markDisputed(node, info.receiptId);
             (entry.payer, entry.price, entry.receiptId) = (info.payer, info.price, info.receiptId);
         } else if (AUDITS.markOf(node, index, msg.sender) == Batches.Mark.WrongText) {
             revert ClaimNeeded();

@@ -21,6 +21,7 @@ contract ReceiptLog {
     struct Posted {
         uint64 blockNumber;
         uint64 previousSize;
+        uint64 time;
     }
 
     /// @notice Merkle root of a node's log at a size, or zero when none was posted. Storage slot 0 (protocol).
@@ -29,7 +30,8 @@ contract ReceiptLog {
     /// @dev Latest checkpoint of every log.
     mapping(address node => Head) private _heads;
 
-    /// @dev Block and previous size of every checkpoint.
+    /// @dev Block, previous size and Unix time of every checkpoint. Storage slot 2 (protocol): the block's number in the lowest 64
+    /// bits, then the previous size, then the time.
     mapping(address node => mapping(uint64 size => Posted)) private _posted;
 
     /// @notice The registry that says who is an active node.
@@ -79,7 +81,7 @@ contract ReceiptLog {
         uint64 blockNumber = uint64(block.number);
         roots[msg.sender][newSize] = root;
         _heads[msg.sender] = Head({size: newSize, blockNumber: blockNumber});
-        _posted[msg.sender][newSize] = Posted({blockNumber: blockNumber, previousSize: oldSize});
+        _posted[msg.sender][newSize] = Posted({blockNumber: blockNumber, previousSize: oldSize, time: uint64(block.timestamp)});
         emit CheckpointPosted(msg.sender, newSize, root, blockNumber);
     }
 
@@ -99,6 +101,14 @@ contract ReceiptLog {
     /// @return The block's number.
     function blockOf(address node, uint64 size) external view returns (uint64) {
         return _posted[node][size].blockNumber;
+    }
+
+    /// @notice Unix time at which a checkpoint was posted; zero when it was not.
+    /// @param node The node.
+    /// @param size Size of the log.
+    /// @return The time.
+    function timeOf(address node, uint64 size) external view returns (uint64) {
+        return _posted[node][size].time;
     }
 
     /// @notice What a checkpoint added: the receipts with indices in [previousSize, size). All zero when not posted.

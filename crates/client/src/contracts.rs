@@ -105,6 +105,7 @@ sol! {
         function WINDOW_SECONDS() returns (uint64);
         function bondFor(address node) returns (uint256);
         function open(bytes claim, bytes signature, bytes opening) payable returns (uint256 id);
+        function openLogged(address node, uint64 size, uint64 index, LoggedClaim logged, bytes opening) payable returns (uint256 id);
         function move(uint256 id, bytes state, bytes moved);
         function timeout(uint256 id);
         function gameOf(uint256 id) returns (Game);
@@ -160,6 +161,12 @@ pub fn dispute_slots(node: Address, receipt: B256) -> (B256, B256) {
         keccak256((receipt, outer).abi_encode())
     };
     (slot(8), slot(7))
+}
+
+/// Storage slot of `ReceiptLog._posted[node][size]` (slot 2); the Unix time is in the third 64 bits.
+pub fn posted_slot(node: Address, size: u64) -> B256 {
+    let outer = keccak256((node, U256::from(2)).abi_encode());
+    keccak256((U256::from(size), outer).abi_encode())
 }
 
 /// Storage slot of the word of `Audits._right[node]` (slot 6) that has the bit of the receipt at `index`; the bit is `index % 256`.

@@ -171,8 +171,11 @@ pub fn check_account(
 pub fn check_slot(storage_root: B256, slot: B256, value: U256, proof: &[Bytes]) -> Result<(), String> {
     let value = (!value.is_zero()).then(|| alloy_rlp::encode(value));
     // The empty trie needs no proof.
-    if storage_root == alloy_trie::EMPTY_ROOT_HASH && value.is_none() && proof.is_empty() {
-        return Ok(());
+    if storage_root == alloy_trie::EMPTY_ROOT_HASH {
+        return match value.is_none() && proof.is_empty() {
+            true => Ok(()),
+            false => Err("the account stores nothing, and that needs no proof".into()),
+        };
     }
     verify_proof(storage_root, Nibbles::unpack(keccak256(slot)), value, proof).map_err(|e| e.to_string())
 }

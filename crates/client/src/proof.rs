@@ -2,7 +2,7 @@
 
 use crate::{
     check::{Checks, Known, check_answer},
-    contracts::{dispute_slots, right_slot},
+    contracts::{dispute_slots, posted_slot, right_slot},
     light,
 };
 use alloy_primitives::B256;
@@ -104,7 +104,11 @@ fn audit_state(file: &ProofFile) -> Result<&'static [u8], String> {
     if !audit.lost.is_zero() {
         return Err("it was found wrong".into());
     }
-    let mut until = (claim.time_ms / 1000).saturating_add(file.network.window_seconds);
+    // From when the receipt was on the ledger: the time in the claim is the node's own word.
+    let log = account(contracts.receipt_log, &file.ledger.account_proof)?.storage_root;
+    light::check_slot(log, posted_slot(claim.node, file.log.size), audit.posted, &audit.posted_proof)?;
+    let posted = (audit.posted >> 128usize).as_limbs()[0];
+    let mut until = posted.max(claim.time_ms / 1000).saturating_add(file.network.window_seconds);
     if !audit.disputed_at.is_zero() {
         until = until.saturating_add(file.network.game_seconds);
     }

@@ -7,7 +7,7 @@ use api::ports::{
     AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
     Pooled, SimulatedData,
 };
-use client::contracts::{dispute_slots, receipt_log_slot, right_slot};
+use client::contracts::{dispute_slots, posted_slot, receipt_log_slot, right_slot};
 use consensus::ConsensusError;
 use ledger::{Block, CallOutcome, Cursor, Executed, LedgerError, Overrides, Replay, Standing};
 use quick_cache::sync::Cache;
@@ -84,7 +84,7 @@ impl ChainPort {
     fn audit_proof(
         &self,
         executed: &ledger::Executed,
-        node: Address,
+        (node, size): (Address, u64),
         receipt: B256,
         index: u64,
     ) -> Result<AuditProof, ChainFault> {
@@ -95,11 +95,16 @@ impl ChainPort {
         let mut disputes = executed.state().proof(contracts.disputes, &slots).map_err(rejected)?;
         let mut audits =
             executed.state().proof(contracts.audits, &[number(right_slot(node, index))]).map_err(rejected)?;
+        let slot = number(posted_slot(node, size));
+        let mut log = executed.state().proof(contracts.receipt_log, &[slot]).map_err(rejected)?;
         let missing = || ChainFault::Internal("a proof without its slots".into());
         let disputed = disputes.storage.pop().ok_or_else(missing)?;
         let lost = disputes.storage.pop().ok_or_else(missing)?;
         let right = audits.storage.pop().ok_or_else(missing)?;
+        let posted = log.storage.pop().ok_or_else(missing)?;
         Ok(AuditProof {
+            posted: posted.value,
+            posted_proof: posted.proof,
             lost: lost.value,
             disputed_at: disputed.value,
             right: right.value,
@@ -399,7 +404,7 @@ impl Chain for ChainPort {
             account_proof: proof.proof,
             storage_proof,
             audit: answer
-                .map(|(receipt, index)| self.audit_proof(&executed, node, receipt, index))
+                .map(|(receipt, index)| self.audit_proof(&executed, (node, size), receipt, index))
                 .transpose()?,
         })
         .map_err(internal)

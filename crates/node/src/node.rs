@@ -342,6 +342,12 @@ impl Operator {
             info!("took what clients have promised");
         }
         let node = self.account.address();
+        // Bonds of those who were wrong about this node. Both judges keep their books in the same way.
+        for judge in [self.network.contracts.disputes, self.network.contracts.jury] {
+            if !self.rpc.view(judge, &Disputes::balancesCall { owner: node }).await?.is_zero() {
+                self.send(judge, U256::ZERO, Disputes::withdrawCall {}.abi_encode()).await?;
+            }
+        }
         let count = self.rpc.view(escrow, &Escrow::bucketCountCall { node }).await?;
         let time = self.rpc.block_time().await?;
         while *released < count {

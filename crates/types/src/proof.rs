@@ -1,4 +1,4 @@
-use crate::{FinalityCertificate, Handover, ModelManifest, NetworkConfig, Receipt, TypesError, limits};
+use crate::{FinalityCertificate, Handover, ModelManifest, NetworkConfig, Receipt, Rung, TypesError, limits};
 use alloy_primitives::{B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
 
@@ -77,7 +77,7 @@ pub struct LedgerProof {
     pub audit: Option<AuditProof>,
 }
 
-/// What the state says about one answer: values of three slots, with their proofs (EIP-1186).
+/// What the state says about one answer: values of four slots, with their proofs (EIP-1186).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditProof {
@@ -87,6 +87,10 @@ pub struct AuditProof {
     pub disputed_at: U256,
     /// Word of `Audits._right` that has this receipt's bit: whether a drawn auditor found it right.
     pub right: U256,
+    /// `ReceiptLog._posted` of `log.size`: when the receipt was on the ledger.
+    pub posted: U256,
+    /// Slot of `posted`, under the account of `ReceiptLog`.
+    pub posted_proof: Vec<Bytes>,
     /// Account of `Disputes`.
     pub disputes_proof: Vec<Bytes>,
     /// Slot of `lost`.
@@ -151,8 +155,16 @@ impl ProofFile {
         bound("Merkle path", self.log.path.len(), limits::MERKLE_PATH_MAX)?;
         bound("account proof", self.ledger.account_proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
         bound("storage proof", self.ledger.storage_proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
+        let audited = self.receipt.claim.rung_achieved == Rung::Audited as u8;
+        if self.ledger.audit.is_some() && !audited {
+            return Err(TypesError::Encoding {
+                what: "proof file",
+                detail: "it says what became of an answer that does not submit to audits".into(),
+            });
+        }
         if let Some(audit) = &self.ledger.audit {
             let proofs = [
+                &audit.posted_proof,
                 &audit.disputes_proof,
                 &audit.lost_proof,
                 &audit.disputed_proof,

@@ -45,6 +45,12 @@ impl Receipt {
                 return too_large("evidence", e.body.len(), limits::EVIDENCE_BYTES_MAX);
             }
         }
+        if !self.evidence.is_sorted_by(|a, b| a.mode < b.mode) {
+            return Err(TypesError::Encoding {
+                what: "receipt",
+                detail: "evidence is ordered by mode, one piece a mode".into(),
+            });
+        }
         self.signature().map(|_| ())
     }
 

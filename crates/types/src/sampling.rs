@@ -35,7 +35,7 @@ impl Sampling {
         seed: 0,
     };
 
-    /// Checks every range (NaN fails all of them).
+    /// Checks every range (NaN fails all of them), and that no zero is negative: that would be a second spelling.
     ///
     /// # Errors
     /// [`TypesError::BadSampling`] names the first parameter out of range.
@@ -43,6 +43,9 @@ impl Sampling {
         let check = |ok: bool, name, expected| {
             if ok { Ok(()) } else { Err(TypesError::BadSampling { name, expected }) }
         };
+        let floats =
+            [self.temperature, self.top_p, self.min_p, self.presence_penalty, self.frequency_penalty];
+        check(floats.iter().all(|x| x.to_bits() != 0x8000_0000), "a sampling parameter", "no negative zero")?;
         check((0.0..=2.0).contains(&self.temperature), "temperature", "between 0 and 2")?;
         check(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "greater than 0 and at most 1")?;
         check((0.0..=1.0).contains(&self.min_p), "min_p", "between 0 and 1")?;

@@ -50,9 +50,10 @@ impl Verifier for AuditedVerifier {
         }
         let (verdict, summary) = match context.anchors.get(STATE) {
             Some(PENDING) => (Verdict::Supports, "open to audits and disputes until its window closes"),
-            Some(UNREFUTED) => {
-                (Verdict::Supports, "nobody refuted it while it could be; no auditor was drawn for it")
-            }
+            Some(UNREFUTED) => (
+                Verdict::Supports,
+                "nobody refuted it while it could be; nothing shows that an auditor looked at it",
+            ),
             Some(RERUN) => {
                 (Verdict::Supports, "a drawn auditor computed it again and found it right; nobody refuted it")
             }

@@ -2,14 +2,17 @@ use super::{Answered, Proxy};
 use crate::{
     ClientError,
     check::{Check, Checks},
+    contracts::ReceiptLog,
     proof::check_proof,
     rpc::{read_bounded, unreachable_at},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use std::time::{Duration, Instant};
-use types::{Bytes, LogProof, ModelManifest, PROOF_FORMAT, ProofFile, Receipt, ReceiptId, Rung};
+use types::{Address, Bytes, LogProof, ModelManifest, PROOF_FORMAT, ProofFile, Receipt, ReceiptId, Rung};
 
 const POLL: Duration = Duration::from_millis(200);
+/// Most batches of a log that are searched.
+const BATCHES_MAX: usize = 10_000;
 /// Longest answer of a node's log.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
@@ -65,10 +68,14 @@ impl Proxy {
         if checkpoint.posted_size <= logged.index {
             return Err(ClientError::NotFinalised);
         }
-        let size = checkpoint.posted_size;
+        let mut size = checkpoint.posted_size;
+        let answer = (receipt.claim.rung_achieved == Rung::Audited as u8).then_some((id.0, logged.index));
+        if answer.is_some() {
+            // The first log on the ledger that has the receipt: time counts from then.
+            size = self.batch_of(receipt.claim.node, size, logged.index).await?;
+        }
         let url = format!("{base}/og/v1/log/inclusion?index={}&size={size}", logged.index);
         let log: LogProof = self.get(&url).await?;
-        let answer = (receipt.claim.rung_achieved == Rung::Audited as u8).then_some((id.0, logged.index));
         let ledger = self.rpc.receipt_log_proof(receipt.claim.node, size, answer).await?;
         let bytes = ProofFile {
             format: PROOF_FORMAT.into(),
@@ -93,6 +100,19 @@ impl Proxy {
                 Err(ClientError::Verification { node: base.clone(), check: format!("{name}: {detail}") })
             }
         }
+    }
+
+    /// Size of the first posted log of `node` that has `index`, searched back from `size`.
+    async fn batch_of(&self, node: Address, mut size: u64, index: u64) -> Result<u64, ClientError> {
+        let log = self.network.network.contracts.receipt_log;
+        for _ in 0..BATCHES_MAX {
+            let batch = self.rpc.view(log, &ReceiptLog::batchCall { node, size }).await?;
+            if batch.previousSize <= index {
+                break;
+            }
+            size = batch.previousSize;
+        }
+        Ok(size)
     }
 
     async fn get<T: DeserializeOwned>(&self, url: &str) -> Result<T, ClientError> {

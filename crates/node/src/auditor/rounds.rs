@@ -323,11 +323,8 @@ async fn accuse(bench: &Bench, node: Address, size: u64, index: u64, verdict: u8
         .await??;
         let logged = case.answer.logged()?;
         let bond = bench.court.rpc.view(contracts.disputes, &Disputes::bondForCall { node }).await?;
-        let call = Disputes::openCall {
-            claim: logged.claim.clone(),
-            signature: logged.signature.clone(),
-            opening: opening.encode().into(),
-        };
+        let opening = opening.encode().into();
+        let call = Disputes::openLoggedCall { node, size, index, logged: logged.clone(), opening };
         bench.court.send(contracts.disputes, bond, call).await.context("opening a dispute")?;
         let call = Audits::backCall { node, size, index, logged };
         bench.court.send(contracts.audits, U256::ZERO, call).await.context("showing that it was disputed")?;

@@ -279,6 +279,10 @@ impl Inference for InferenceService {
             let message = format!("this node has memory for {room} more tokens; ask for at most that many");
             return Err(InferenceFault::ContextLengthExceeded(message));
         }
+        if ticket.rung == Rung::Audited && job.n != 1 {
+            let message = "only single answers can be audited; ask for them one by one".to_owned();
+            return Err(InferenceFault::InvalidValue { message, param: "n" });
+        }
         let vocabulary = model.tokenizer().vocabulary() as u32;
         if job.logit_bias.iter().any(|(t, _)| *t >= vocabulary) {
             let message = format!("`logit_bias` names a token beyond the vocabulary of {vocabulary}");
@@ -319,7 +323,7 @@ impl Inference for InferenceService {
         inputs: Vec<Input>,
         ticket: Ticket,
     ) -> Result<(Embedded, Started), InferenceFault> {
-        if ticket.rung == Rung::Replicated {
+        if matches!(ticket.rung, Rung::Audited | Rung::Replicated) {
             return Err(InferenceFault::AssuranceUnavailable(ticket.rung));
         }
         let time_ms = now_ms();

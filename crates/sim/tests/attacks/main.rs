@@ -113,7 +113,9 @@ async fn attack(lie: Lie, number: usize, rpc_url: String, gguf: Vec<u8>, model: 
     let began = Instant::now();
     let mut answers = 0;
     let mut lost = U256::ZERO;
-    while lost.is_zero() && began.elapsed() < PATIENCE {
+    // Long enough for every verdict on an honest answer.
+    let patience = if lie == Lie::Honest { PATIENCE / 2 } else { PATIENCE };
+    while lost.is_zero() && began.elapsed() < patience {
         if answers < ANSWERS {
             if ask(&url, &model, answers).await.is_some() {
                 answers += 1;
