@@ -36,7 +36,7 @@ CLAIM = [
 ]  # fmt: skip
 
 
-SIGNED, AUDITED = 1, 4
+SIGNED, REPLICATED, AUDITED = 1, 3, 4
 PAYMENT = [("price_input", "uint128"), ("price_output", "uint128"), ("price", "uint128"), ("payer", "address")]
 
 
@@ -101,7 +101,7 @@ def token_tree(domain, nonce, tokens):
     return "0x" + root(leaves).hex()
 
 
-# Evidence besides the node's signature, for each rung that exists: an audited answer submits to audits.
+# Evidence besides the node's signature, for each rung of one node: an audited answer submits to audits.
 EVIDENCE = {SIGNED: [], AUDITED: [{"mode": AUDITED, "body": "0x01"}]}
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
@@ -110,12 +110,22 @@ def check_signature(claim, evidence):
     """Exactly the evidence of the rung, and the node's signature in its one encoding (EIP-2). Returns the leaf of the log."""
     assert claim["rung_achieved"] == claim["rung_requested"]
     first, *rest = evidence
-    assert rest == EVIDENCE[claim["rung_achieved"]]
-    signable, signature = typed_claim(claim), raw(first["body"])
-    assert first["mode"] == 1 and len(signature) == 65
+    signed, signature = digest(typed_claim(claim)), raw(first["body"])
+    assert first["mode"] == SIGNED and signer(signed, signature) == claim["node"].lower()
+    if claim["rung_achieved"] == REPLICATED:
+        [group] = rest
+        assert group["mode"] == REPLICATED
+        check_group(claim, raw(group["body"]))
+    else:
+        assert rest == EVIDENCE[claim["rung_achieved"]]
+    return signed + signature
+
+
+def signer(message, signature):
+    """Who signed a digest, in the one encoding that signatures have."""
+    assert len(signature) == 65
     assert signature[64] in (27, 28) and 0 < int.from_bytes(signature[32:64]) <= HALF_ORDER
-    assert Account.recover_message(signable, signature=signature).lower() == claim["node"].lower()
-    return digest(signable) + signature
+    return Account._recover_hash(message, signature=signature).lower()
 
 
 def usage_of(response):
@@ -161,6 +171,54 @@ def check_commitments(proof):
     assert claim["completion_tokens"] == count(opened["output_tokens"])
     price = int(claim["price_input"]) * claim["prompt_tokens"] + int(claim["price_output"]) * claim["completion_tokens"]
     assert int(claim["price"]) == price
+
+
+def claim_of(fields):
+    """A claim as proof files have it, from its RLP."""
+    claim = {}
+    names = [name for name, _ in CLAIM if name != "payment"]
+    at = names.index("trace_root") + 1
+    names[at:at] = [name for name, _ in PAYMENT]
+    kinds = dict(CLAIM) | dict(PAYMENT)
+    assert len(fields) == len(names)
+    for name, value in zip(names, fields, strict=True):
+        if name == "sampling":
+            bits = dict(zip(SAMPLING, map(int.from_bytes, value), strict=True))
+            unpack = lambda n: struct.unpack(">f", n.to_bytes(4))[0]  # noqa: E731
+            claim[name] = {k: n if k in ("top_k", "seed") else unpack(n) for k, n in bits.items()}
+        elif kinds[name].startswith("uint"):
+            claim[name] = int.from_bytes(value)
+        else:
+            claim[name] = "0x" + value.hex()
+    return claim
+
+
+# What a node may say for itself although it gives the same answer as another.
+OWN = {"node", "response_hash", "price_input", "price_output", "price", "payer", "anchor_number", "anchor_hash", "rung_achieved"}
+
+
+def check_group(claim, body):
+    """Evidence of mode 3: nodes that committed before they could see each other. Returns how many agree, and of how many."""
+    group, k, asked, members = rlp.decode(body)
+    request = raw(claim["request_hash"])
+    assert asked == sorted(set(asked)) and 2 <= len(asked) <= 16
+    assert group == keccak(b"og/group/1" + request + b"".join(asked)), "somebody is left out of the group"
+    agreed, nodes = 0, []
+    for commitment, salt, fields, signature in members:
+        theirs = claim_of(fields)
+        node = raw(theirs["node"])
+        nodes.append(node)
+        assert node in asked and all(theirs[n] == claim[n] for n in ("request_hash", "genesis", "chain_id"))
+        assert signer(digest(typed_claim(theirs)), signature) == theirs["node"]
+        hidden = keccak(b"og/commit/1" + group + node + raw(theirs["output_hash"]) + raw(theirs["trace_root"]) + salt)
+        assert signer(hidden, commitment) == theirs["node"], "it committed to something else"
+        same = lambda name: str(theirs[name]) == str(claim[name])  # noqa: E731
+        agreed += all(same(n) for n, _ in CLAIM if n not in OWN | {"sampling", "payment"}) and (
+            sampling_bits(theirs["sampling"]) == sampling_bits(claim["sampling"])
+        )
+    assert nodes == sorted(set(nodes)) and raw(claim["node"].lower()) in nodes
+    assert agreed >= int.from_bytes(k) >= 2 and 2 * agreed > len(asked)
+    return agreed, len(asked)
 
 
 def receipt_id(claim):

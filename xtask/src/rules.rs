@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Which crate of the workspace may depend on which. Anything else is a breach.
-const EDGES: [(&str, &[&str]); 16] = [
+const EDGES: [(&str, &[&str]); 17] = [
     ("types", &[]),
     ("kernels", &[]),
     ("economics", &[]),
@@ -18,10 +18,11 @@ const EDGES: [(&str, &[&str]); 16] = [
     ("engine", &["types", "kernels", "referee"]),
     ("signed", &["types", "verify"]),
     ("audited", &["types", "verify"]),
+    ("replicated", &["types", "verify"]),
     ("ledger", &["types", "verify", "referee"]),
     ("consensus", &["types", "verify", "ledger"]),
     ("api", &["types"]),
-    ("client", &["types", "verify", "signed", "audited"]),
+    ("client", &["types", "verify", "signed", "audited", "replicated"]),
     (
         "node",
         &[
@@ -36,6 +37,7 @@ const EDGES: [(&str, &[&str]); 16] = [
             "consensus",
             "api",
             "client",
+            "economics",
         ],
     ),
     (

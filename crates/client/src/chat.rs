@@ -2,7 +2,7 @@
 
 use crate::{
     ClientError,
-    check::{AuditState, Check, Checks, check_answer},
+    check::{Check, Checks, Known, check_answer},
     proxy::Answered,
     rpc::{read_bounded, unreachable_at},
 };
@@ -11,6 +11,15 @@ use types::{ModelManifest, Receipt, Rung};
 
 /// Longest stream (16 MiB).
 const STREAM_BYTES_MAX: usize = 16 << 20;
+
+/// What is asked of an answer besides its text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The assurance; the proxy's usual one when absent.
+    pub assurance: Option<Rung>,
+    /// Nodes that answer when it is `replicated`; the proxy's usual number when absent.
+    pub replicas: Option<u8>,
+}
 
 /// What was verified about a finished answer.
 #[derive(Clone, Debug)]
@@ -68,14 +77,18 @@ fn refusal(url: &str, body: &Value) -> ClientError {
 pub async fn ask(
     proxy: &str,
     request: &Value,
-    assurance: Option<Rung>,
+    wanted: Wanted,
     mut on_text: impl FnMut(&str),
 ) -> Result<Verified, ClientError> {
     let url = format!("{proxy}/v1/chat/completions");
-    let rung = assurance.unwrap_or(Rung::Signed);
-    let response =
-        reqwest::Client::new().post(&url).header("og-assurance", rung.name()).json(request).send().await;
-    let mut response = response.map_err(|e| unreachable_at(&url, &e))?;
+    let mut asking = reqwest::Client::new().post(&url).json(request);
+    if let Some(rung) = wanted.assurance {
+        asking = asking.header("og-assurance", rung.name());
+    }
+    if let Some(replicas) = wanted.replicas {
+        asking = asking.header("og-replicas", replicas.to_string());
+    }
+    let mut response = asking.send().await.map_err(|e| unreachable_at(&url, &e))?;
     if !response.status().is_success() {
         let body = read_bounded(&url, response, STREAM_BYTES_MAX).await?;
         return Err(refusal(&url, &serde_json::from_slice(&body).unwrap_or_default()));
@@ -107,27 +120,21 @@ pub async fn ask(
         }
     }
     let summary = summary.ok_or_else(|| malformed("the stream ended before it was verified".into()))?;
-    let checks = recheck(proxy, &summary).await?;
+    let checks = recheck(proxy, &summary, wanted).await?;
     Ok(Verified { summary, checks })
 }
 
 /// Checks the kept answer once more, so that a broken proxy is noticed.
-async fn recheck(proxy: &str, summary: &Value) -> Result<Checks, ClientError> {
+async fn recheck(proxy: &str, summary: &Value, wanted: Wanted) -> Result<Checks, ClientError> {
     let id = summary["receipt_id"].as_str().unwrap_or_default();
     let url = format!("{proxy}/og/v1/receipts/{id}");
     let answered: Answered = serde_json::from_value(get(&url).await?)
         .map_err(|e| ClientError::Malformed { url, reason: e.to_string() })?;
     let receipt = Receipt::decode(&answered.receipt)?;
     let manifest = ModelManifest::decode(&answered.manifest)?;
+    let known = wanted.replicas.map_or(Known::now(), |asked| Known::now().agreeing(asked / 2 + 1));
     let mut checks = Checks::default();
-    check_answer(
-        &mut checks,
-        &crate::registry(),
-        &receipt,
-        &answered.disclosure,
-        &manifest,
-        &AuditState(audited::PENDING),
-    );
+    check_answer(&mut checks, &crate::registry(), &receipt, &answered.disclosure, &manifest, &known);
     match checks.first_failure() {
         None => Ok(checks),
         Some(Check { name, detail, .. }) => Err(ClientError::Verification {

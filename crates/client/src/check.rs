@@ -67,13 +67,37 @@ fn ensure(ok: bool, good: impl Into<String>, bad: impl Into<String>) -> Result<S
     if ok { Ok(good.into()) } else { Err(bad.into()) }
 }
 
-/// What the ledger says about an audited answer, as an anchor.
-#[derive(Clone, Copy, Debug)]
-pub struct AuditState(pub &'static [u8]);
+/// What whoever checks an answer knows besides the receipt: the anchors of all modes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    audit: Option<&'static [u8]>,
+    agreeing: Option<[u8; 1]>,
+}
 
-impl Anchors for AuditState {
+impl Known {
+    /// For an answer that was given just now.
+    pub fn now() -> Self {
+        Self::audited(audited::PENDING)
+    }
+
+    /// What the ledger says about an audited answer: a value of [`audited::STATE`].
+    pub fn audited(state: &'static [u8]) -> Self {
+        Self { audit: Some(state), agreeing: None }
+    }
+
+    /// Fewest nodes that must agree on a replicated answer.
+    pub fn agreeing(self, nodes: u8) -> Self {
+        Self { agreeing: Some([nodes]), ..self }
+    }
+}
+
+impl Anchors for Known {
     fn get(&self, key: &str) -> Option<&[u8]> {
-        (key == audited::STATE).then_some(self.0)
+        match key {
+            audited::STATE => self.audit,
+            replicated::ANCHOR => self.agreeing.as_ref().map(<[u8; 1]>::as_slice),
+            _ => None,
+        }
     }
 }
 
@@ -96,6 +120,16 @@ pub fn check_answer(
             .map(|found| found.iter().map(|f| f.summary.clone()).collect::<Vec<_>>().join("; ")),
     );
     checks.record("assurance", assurance(claim));
+    check_disclosure(checks, claim, disclosure, manifest);
+}
+
+/// Checks what the disclosure opens, and what the claim says of it; not who signed, nor what backs it.
+pub fn check_disclosure(
+    checks: &mut Checks,
+    claim: &Claim,
+    disclosure: &Disclosure,
+    manifest: &ModelManifest,
+) {
     let nonce = &disclosure.nonce;
     let (request, response) =
         commit_bytes(nonce, disclosure.request.as_bytes(), disclosure.response.as_bytes());
@@ -245,4 +279,20 @@ fn price(claim: &Claim) -> Result<String, String> {
         ),
         "the price is not token counts times prices",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mode_finds_its_anchor() {
+        let known = Known::now().agreeing(3);
+        assert_eq!(known.get(audited::STATE), Some(audited::PENDING));
+        assert_eq!(known.get(replicated::ANCHOR), Some(&[3][..]));
+        assert_eq!(known.get("other"), None);
+        assert_eq!(Known::audited(audited::RERUN).get(audited::STATE), Some(audited::RERUN));
+        assert_eq!(Known::now().get(replicated::ANCHOR), None);
+        assert_eq!(Known::default().get(audited::STATE), None);
+    }
 }

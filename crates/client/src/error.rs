@@ -54,6 +54,30 @@ pub enum ClientError {
     /// Every node that was asked has a full queue.
     #[error("all nodes are busy; try again in a second")]
     Busy,
+    /// Fewer nodes offer the model than are to answer.
+    #[error(
+        "{have} registered nodes serve the model `{model}`, and {need} are to answer; ask for fewer with the header og-replicas, or for `og-assurance: signed`"
+    )]
+    TooFewNodes {
+        /// The model.
+        model: String,
+        /// Nodes that serve it.
+        have: usize,
+        /// Nodes that were to answer.
+        need: usize,
+    },
+    /// Most of the nodes that were asked did not give one and the same answer.
+    #[error(
+        "no majority: at most {agreed} of {asked} nodes gave the same answer ({silent} gave none); what they signed is kept in the proxy's folder `disputes`"
+    )]
+    NoMajority {
+        /// Nodes with the most frequent answer.
+        agreed: usize,
+        /// Nodes that were asked.
+        asked: usize,
+        /// Nodes without a sound answer.
+        silent: usize,
+    },
     /// A check of an answer failed.
     #[error("the answer of node {node} was refused: {check}")]
     Verification {

@@ -44,7 +44,10 @@ use std::sync::Arc;
 
 /// The verifiers that this client knows.
 pub fn registry() -> verify::Registry {
-    let verifiers: [Arc<dyn verify::Verifier>; 2] =
-        [Arc::new(signed::SignedVerifier), Arc::new(audited::AuditedVerifier)];
+    let verifiers: [Arc<dyn verify::Verifier>; 3] = [
+        Arc::new(signed::SignedVerifier),
+        Arc::new(audited::AuditedVerifier),
+        Arc::new(replicated::ReplicatedVerifier),
+    ];
     verify::Registry::new(verifiers)
 }

@@ -1,7 +1,7 @@
 //! Checks a proof file with no network.
 
 use crate::{
-    check::{AuditState, Checks, check_answer},
+    check::{Checks, Known, check_answer},
     contracts::{dispute_slots, posted_slot, right_slot},
     light,
 };
@@ -57,8 +57,11 @@ pub fn check_proof(bytes: &[u8], pinned: Option<B256>, registry: &Registry) -> R
         true => Some(audit_state(&file)),
         false => None,
     };
-    let anchors = AuditState(audit.as_ref().and_then(|a| a.as_ref().ok()).copied().unwrap_or_default());
-    check_answer(&mut checks, registry, &file.receipt, &file.disclosure, &file.manifest, &anchors);
+    let known = match &audit {
+        Some(Ok(state)) => Known::audited(state),
+        _ => Known::default(),
+    };
+    check_answer(&mut checks, registry, &file.receipt, &file.disclosure, &file.manifest, &known);
     if let Some(audit) = audit {
         let words = |state: &[u8]| match state == audited::RERUN {
             true => "the time for disputes is over, nobody refuted it, and a drawn auditor found it right"

@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use client::{
     chain::{Trust, check_chain},
     check::{Checks, Outcome},
-    proxy::{Payer, ProxyConfig},
+    proxy::{Payer, ProxyConfig, Replicas},
 };
 use engine::{Engine, EngineConfig, Model};
 use serde_json::{Value, json};
@@ -246,6 +246,7 @@ async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
         release_verified: args.release_verified,
         payer,
         idle_max: Duration::from_secs(120),
+        replicas: Replicas { nodes: args.replicas, ..Replicas::default() },
     };
     let running = proxy::start(config, listener).await?;
     outln!("OpenAI API on http://{}/v1, network {}", args.listen, running.proxy.genesis());
@@ -285,7 +286,8 @@ async fn chat(args: ChatArgs) -> anyhow::Result<()> {
         request["max_tokens"] = json!(max);
     }
     let mut answer = String::new();
-    let asked = client::chat::ask(proxy, &request, args.assurance, |text| {
+    let wanted = client::chat::Wanted { assurance: args.assurance, replicas: args.replicas };
+    let asked = client::chat::ask(proxy, &request, wanted, |text| {
         answer.push_str(text);
         if !args.json {
             out!("{text}");
@@ -303,14 +305,20 @@ async fn chat(args: ChatArgs) -> anyhow::Result<()> {
         outln!("{out:#}");
         return Ok(());
     }
+    let replicas = &s["replicas"];
+    let agreed = match replicas["agreed"].as_array() {
+        Some(nodes) => format!(" ({} of {} nodes agree)", nodes.len(), replicas["asked"]),
+        None => String::new(),
+    };
+    let price = s["price_total_wei"].as_str().unwrap_or(text(s, "price_wei"));
     let line = format!(
-        "verified: {} by node {}, model {}, {}+{} tokens, {} wei, {} checks; receipt {}",
+        "verified: {}{agreed} by node {}, model {}, {}+{} tokens, {} wei, {} checks; receipt {}",
         text(s, "assurance"),
         text(s, "node"),
         text(s, "model"),
         s["prompt_tokens"],
         s["completion_tokens"],
-        text(s, "price_wei"),
+        price,
         s["checks"].as_array().map_or(0, Vec::len),
         text(s, "receipt_id"),
     );

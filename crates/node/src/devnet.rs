@@ -13,7 +13,7 @@ use crate::{
 };
 use anyhow::{Context as _, ensure};
 use api::rpc::RpcConfig;
-use client::proxy::{Payer, ProxyConfig};
+use client::proxy::{Payer, ProxyConfig, Replicas};
 use engine::{Engine, EngineConfig, Model};
 use ledger::{Retention, SNAPSHOT_BLOCKS};
 use serde_json::{Value, json};
@@ -152,6 +152,7 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
         release_verified: false,
         payer,
         idle_max: Duration::from_secs(120),
+        replicas: Replicas::default(),
     };
     let running = proxy::start(config, sockets.proxy).await?;
     let paying = running.proxy.clone();

@@ -28,6 +28,7 @@ mod options;
 mod policy;
 mod proof;
 mod receipt;
+pub mod replica;
 mod sampling;
 mod seal;
 pub mod signing;

@@ -193,7 +193,7 @@ impl Registry {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use types::{B256, Sampling};
+    use types::{Address, B256, Sampling};
 
     fn claim() -> Claim {
         Claim {

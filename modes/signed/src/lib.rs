@@ -3,7 +3,7 @@
 //! Evidence is the node's 65-byte secp256k1 signature over the claim's EIP-712 digest. It proves authorship and nothing
 //! else: not that the model ran, only who is to blame if it did not.
 
-use types::{Address, B256, Bytes, Claim, Evidence, ModeId, Rung, TypesError, signing};
+use types::{Address, B256, Bytes, Claim, Evidence, ModeId, Rung, TypesError, replica, signing};
 use verify::{Context, Finding, ProduceError, Producer, Rejection, Verdict, Verifier};
 
 const MODE: ModeId = Rung::Signed.mode();
@@ -73,6 +73,15 @@ impl SignedProducer {
     /// The node's address.
     pub fn address(&self) -> Address {
         self.address
+    }
+
+    /// Signs a commitment of this node to an answer that it has yet to reveal.
+    ///
+    /// # Errors
+    /// [`TypesError::BadSecretKey`], which [`new`](Self::new) rules out.
+    pub fn commit(&self, commitment: B256) -> Result<replica::Commitment, TypesError> {
+        let signature = signing::sign(&self.secret, commitment)?.to_vec().into();
+        Ok(replica::Commitment { node: self.address, commitment, signature })
     }
 }
 

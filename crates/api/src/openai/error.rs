@@ -54,6 +54,8 @@ impl From<InferenceFault> for Fault {
             InferenceFault::PaymentRequired(_) => (StatusCode::PAYMENT_REQUIRED, "payment_required"),
             InferenceFault::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
             InferenceFault::Duplicate(_) => (StatusCode::CONFLICT, "duplicate_request"),
+            InferenceFault::KeptBack => (StatusCode::TOO_EARLY, "kept_back"),
+            InferenceFault::NotWithheld(_) => (StatusCode::NOT_FOUND, "not_found"),
             InferenceFault::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
         };
         let param = match fault {

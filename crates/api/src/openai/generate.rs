@@ -6,6 +6,7 @@ use super::{
     metrics::Metrics,
     render::{Meta, Render, renderer},
     request::{Endpoint, GenerateRequest},
+    reveal,
 };
 use crate::ports::{GenerateEvent, Sealer, Started, Ticket};
 use axum::{
@@ -62,7 +63,10 @@ async fn run(
 ) -> Result<Response, Fault> {
     let body = read_body(body)?;
     let request = GenerateRequest::parse(endpoint, &body)?;
-    let started = shared.inference.generate(request.job.clone(), ticket(headers, body)?).await?;
+    let ticket = ticket(headers, body)?;
+    let group = ticket.group;
+    let started = shared.inference.generate(request.job.clone(), ticket).await?;
+    let id = started.receipt_id;
     let about = about(&started);
     let meta = Meta {
         receipt_id: started.receipt_id,
@@ -82,9 +86,12 @@ async fn run(
         sent: BytesMut::new(),
         phase: Phase::Begin,
     };
-    let mut response = match request.stream {
-        true => answer.streamed(),
-        false => answer.whole(is_inline(headers)).await?,
+    let mut response = match (group, request.stream) {
+        (Some(group), stream) => {
+            reveal::withhold(shared, id, group.group, answer.sealed(stream).await?).await?
+        }
+        (None, true) => answer.streamed(),
+        (None, false) => answer.whole(is_inline(headers)).await?,
     };
     response.headers_mut().extend(about);
     Ok(response)
@@ -119,6 +126,7 @@ pub(super) fn ticket(headers: &HeaderMap, raw_request: Bytes) -> Result<Ticket, 
         raw_request,
         nonce: nonce(headers)?,
         rung,
+        group: reveal::group(headers, rung)?,
         disclose,
         payment: header(headers, "og-payment")?,
         client: hasher.finish(),
@@ -259,13 +267,43 @@ impl Answer {
     }
 
     async fn whole(mut self, inline: bool) -> Result<Response, Fault> {
+        let body = self.body().await?;
+        let seal = self.seal(Bytes::from(body.clone())).await?;
+        Ok(sealed_body(body, &seal, inline))
+    }
+
+    /// The JSON body, when all answers are over.
+    async fn body(&mut self) -> Result<String, Fault> {
         while !self.event().await?.1 {}
         let body = self.render.body();
         if body.len() > RESPONSE_BYTES_MAX {
             return Err(ended_early());
         }
-        let seal = self.seal(Bytes::from(body.clone())).await?;
-        Ok(sealed_body(body, &seal, inline))
+        Ok(body)
+    }
+
+    /// The body or the whole stream, and its seal, with nothing sent yet.
+    async fn sealed(mut self, stream: bool) -> Result<(Bytes, Seal), Fault> {
+        let bytes = if stream { self.stream_bytes().await? } else { Bytes::from(self.body().await?) };
+        let seal = self.seal(bytes.clone()).await?;
+        Ok((bytes, seal))
+    }
+
+    async fn stream_bytes(&mut self) -> Result<Bytes, Fault> {
+        let begin = self.render.begin();
+        self.keep(begin);
+        loop {
+            let (bytes, over) = self.event().await?;
+            if self.sent.len() + bytes.len() > RESPONSE_BYTES_MAX - (1 << 16) {
+                return Err(ended_early());
+            }
+            self.keep(bytes);
+            if over {
+                let end = self.render.end();
+                self.keep(end);
+                return Ok(self.sent.split().freeze());
+            }
+        }
     }
 
     fn streamed(self) -> Response {

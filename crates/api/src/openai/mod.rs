@@ -9,6 +9,7 @@ mod generate;
 mod metrics;
 pub mod render;
 mod request;
+mod reveal;
 mod tools;
 
 use crate::ports::Inference;
@@ -53,6 +54,7 @@ pub fn router(inference: Arc<dyn Inference>) -> Router {
         .route("/metrics", get(metrics_text))
         .route("/og/v1/info", get(info))
         .route("/og/v1/receipts/{id}", get(receipt))
+        .route("/og/v1/reveal/{id}", post(reveal::reveal))
         .route("/og/v1/audit/{index}", get(audit))
         .route("/og/v1/payments", post(pay))
         .route("/og/v1/log/checkpoint", get(checkpoint))

@@ -1,6 +1,7 @@
 //! The traits behind the servers.
 
 mod chain;
+mod replica;
 mod tlog;
 
 pub use chain::{
@@ -9,6 +10,8 @@ pub use chain::{
 };
 pub use tlog::{TransparencyLog, Witness};
 
+pub use replica::{GroupTicket, Withheld};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::Value;
@@ -16,6 +19,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use types::{
     Address, B256, Disclose, Disclosure, LogProof, ModelId, Receipt, ReceiptId, Rung, Sampling, Seal, U256,
+    replica::{Commitment, RevealRequest, Revealed},
 };
 
 /// A model that a node serves.
@@ -151,6 +155,8 @@ pub struct Ticket {
     pub nonce: Option<B256>,
     /// The rung asked for.
     pub rung: Rung,
+    /// The group of nodes that answer it, each for itself, when there is one.
+    pub group: Option<GroupTicket>,
     /// To whom the node may show it.
     pub disclose: Disclose,
     /// What the client pays with.
@@ -369,7 +375,9 @@ pub enum InferenceFault {
     #[error("this node is shutting down; ask another one")]
     Draining,
     /// This node cannot give the rung.
-    #[error("this node cannot give the assurance `{0}`; it gives `signed` and `audited`")]
+    #[error(
+        "this node cannot give the assurance `{0}`; it gives `signed`, `audited`, and `replicated` with others"
+    )]
     AssuranceUnavailable(Rung),
     /// The client owes more than it has promised, or has no coins in its pocket for this node.
     #[error("{0}")]
@@ -380,6 +388,12 @@ pub enum InferenceFault {
     /// The same request with the same nonce was answered before.
     #[error("this nonce was already used with this request (receipt {0}); send a fresh og-nonce")]
     Duplicate(ReceiptId),
+    /// The receipt must not be shown yet.
+    #[error("this receipt is kept back until its group has committed, at most for a minute; ask again later")]
+    KeptBack,
+    /// No answer of this receipt is kept back here.
+    #[error("no answer of receipt {0} waits to be revealed here; answers wait for a minute")]
+    NotWithheld(ReceiptId),
     /// Our fault.
     #[error("{0}")]
     Internal(String),
@@ -414,11 +428,20 @@ pub trait Inference: Send + Sync + 'static {
     fn tokenize(&self, text: &str) -> Result<Vec<u32>, InferenceFault>;
     /// Text of tokens.
     fn detokenize(&self, tokens: &[u32]) -> Result<String, InferenceFault>;
+    /// Keeps a sealed answer back and commits to it.
+    async fn withhold(&self, _answer: Withheld) -> Result<Commitment, InferenceFault> {
+        Err(InferenceFault::AssuranceUnavailable(Rung::Replicated))
+    }
+    /// Gives out an answer that was kept back.
+    fn reveal(&self, id: ReceiptId, _request: &RevealRequest) -> Result<Revealed, InferenceFault> {
+        Err(InferenceFault::NotWithheld(id))
+    }
     /// How busy it is.
     fn load(&self) -> Load;
     /// A receipt of the log, and its index.
     fn receipt(&self, id: ReceiptId) -> Result<Option<(Receipt, u64)>, InferenceFault>;
     /// The receipt at `index` of the log, and the answer behind it for whoever may see it. `size` is that of the batch that has it.
+    /// [`InferenceFault::KeptBack`] until an answer for a group is revealed.
     async fn show(
         &self,
         index: u64,

@@ -49,6 +49,8 @@ impl From<ClientError> for Fault {
             ClientError::NotSettled(_) => (StatusCode::TOO_EARLY, "not_settled_yet"),
             ClientError::Unpaid => (StatusCode::PAYMENT_REQUIRED, "payment_required"),
             ClientError::NotFinalised => (StatusCode::TOO_EARLY, "not_finalised_yet"),
+            ClientError::TooFewNodes { .. } => (StatusCode::BAD_REQUEST, "assurance_unavailable"),
+            ClientError::NoMajority { .. } => (StatusCode::BAD_GATEWAY, "replicas_disagree"),
             ClientError::Verification { .. } => (StatusCode::BAD_GATEWAY, "verification_failed"),
             ClientError::File { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
             _ => (StatusCode::BAD_GATEWAY, "upstream_error"),

@@ -1,7 +1,7 @@
-use super::{Answered, Proxy, Purse, error::Fault, sse};
+use super::{Answered, Proxy, Purse, error::Fault, replicate, sse};
 use crate::{
     ClientError, Offer,
-    check::{AuditState, Check, Checks, Outcome, check_answer},
+    check::{Check, Checks, Known, Outcome, check_answer},
     rpc::{read_bounded, unreachable_at},
 };
 use alloy_primitives::B256;
@@ -32,15 +32,16 @@ const ANCHOR_AGE_MAX: u64 = 1000;
 const TRIES_MAX: usize = 3;
 
 /// One request on its way through a node.
-struct Exchange {
-    proxy: Arc<Proxy>,
-    path: String,
-    offer: Offer,
-    manifest: ModelManifest,
-    request: String,
-    nonce: B256,
-    rung: Rung,
-    id: ReceiptId,
+#[derive(Clone)]
+pub(super) struct Exchange {
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) path: String,
+    pub(super) offer: Offer,
+    pub(super) manifest: ModelManifest,
+    pub(super) request: String,
+    pub(super) nonce: B256,
+    pub(super) rung: Rung,
+    pub(super) id: ReceiptId,
 }
 
 /// `POST` to any endpoint that a node answers with a receipt.
@@ -92,6 +93,10 @@ async fn run(
     let streaming = parsed["stream"] == true;
     proxy.directory.refresh().await?;
     let (manifest, offers) = proxy.directory.choose(model)?;
+    if rung == Rung::Replicated {
+        let nodes = replicate::nodes(headers, &proxy)?;
+        return replicate::Question { proxy, path, manifest, offers, request, streaming, nodes }.ask().await;
+    }
     let (exchange, upstream) = connect(&proxy, path, manifest, offers, request, rung).await?;
     if !upstream.status().is_success() {
         return Ok(pass_error_on(&exchange, upstream).await?);
@@ -192,7 +197,7 @@ struct Sealed {
 
 impl Exchange {
     /// Headers for the client. The receipt id is computed here, not taken from the node.
-    fn about(&self) -> HeaderMap {
+    pub(super) fn about(&self) -> HeaderMap {
         let fields = [
             ("og-receipt-id", self.id.to_string()),
             ("og-assurance", self.rung.to_string()),
@@ -220,7 +225,7 @@ impl Exchange {
             Ok(sealed) => sealed,
             Err(e) => return Err(self.refuse(format!("it has no readable seal: {e}")).into()),
         };
-        let summary = self.verify(sealed.response.clone(), sealed.seal).await?;
+        let summary = self.verify(sealed.response.clone(), sealed.seal, Known::now()).await?;
         let mut response = ([(CONTENT_TYPE, "application/json")], sealed.response).into_response();
         if let Ok(value) = HeaderValue::from_str(&summary.to_string()) {
             response.headers_mut().insert("og-verified", value);
@@ -228,7 +233,7 @@ impl Exchange {
         Ok(response)
     }
 
-    fn refuse(&self, check: String) -> ClientError {
+    pub(super) fn refuse(&self, check: String) -> ClientError {
         warn!(node = %self.offer.node, "refused an answer: {check}");
         self.proxy.metrics.refused.inc();
         self.proxy.directory.failed(self.offer.node);
@@ -236,7 +241,12 @@ impl Exchange {
     }
 
     /// Runs every check, keeps the answer, and says what was verified.
-    async fn verify(&self, response: String, seal: Seal) -> Result<Value, ClientError> {
+    pub(super) async fn verify(
+        &self,
+        response: String,
+        seal: Seal,
+        known: Known,
+    ) -> Result<Value, ClientError> {
         let receipt = Receipt::decode(&seal.receipt).map_err(|e| self.refuse(e.to_string()))?;
         let disclosure = Disclosure {
             nonce: self.nonce,
@@ -246,8 +256,7 @@ impl Exchange {
             output_tokens: seal.output_tokens,
         };
         let mut checks = Checks::default();
-        let anchors = AuditState(audited::PENDING);
-        check_answer(&mut checks, &self.proxy.registry, &receipt, &disclosure, &self.manifest, &anchors);
+        check_answer(&mut checks, &self.proxy.registry, &receipt, &disclosure, &self.manifest, &known);
         checks.record("form", check_form(&self.path, &disclosure.response));
         checks.record("exchange", self.check_exchange(&receipt.claim));
         checks.record("anchor", self.check_anchor(&receipt.claim).await);
@@ -268,8 +277,9 @@ impl Exchange {
             disclosure,
         };
         self.proxy.store.put(self.id, &answered)?;
-        if !claim.payer.is_zero() {
-            self.pay(claim.price);
+        // Each node of a group was paid when its own answer had been checked.
+        if self.rung != Rung::Replicated {
+            self.pay(claim);
         }
         self.proxy.metrics.verified.inc();
         self.proxy.directory.succeeded(self.offer.node);
@@ -278,11 +288,11 @@ impl Exchange {
     }
 
     /// Promises the price of an answer that was checked, without making the client wait.
-    fn pay(&self, price: u128) {
-        let (proxy, node) = (self.proxy.clone(), self.offer.node);
+    pub(super) fn pay(&self, claim: &Claim) {
+        let (proxy, node) = (&self.proxy, self.offer.node);
         let url = format!("{}/og/v1/payments", self.offer.endpoint);
-        let Some(purse) = &proxy.purse else { return };
-        purse.owe(node, price);
+        let Some(purse) = proxy.purse.as_ref().filter(|_| !claim.payer.is_zero()) else { return };
+        purse.owe(node, claim.price);
         let Ok(promise) = purse.promise(node) else { return };
         let http = proxy.http.clone();
         tokio::spawn(async move {
@@ -294,7 +304,7 @@ impl Exchange {
     }
 
     /// What ties the receipt to this very exchange.
-    fn check_exchange(&self, claim: &Claim) -> Result<String, String> {
+    pub(super) fn check_exchange(&self, claim: &Claim) -> Result<String, String> {
         if claim.node != self.offer.node {
             return Err(format!("{} signed, but {} was asked", claim.node, self.offer.node));
         }
@@ -321,7 +331,7 @@ impl Exchange {
         Ok("the registered node answered this request, at its registered prices, just now".into())
     }
 
-    async fn check_anchor(&self, claim: &Claim) -> Result<String, String> {
+    pub(super) async fn check_anchor(&self, claim: &Claim) -> Result<String, String> {
         let directory = &self.proxy.directory;
         let known =
             directory.is_final(claim.anchor_number, claim.anchor_hash).await.map_err(|e| e.to_string())?;
@@ -353,7 +363,7 @@ impl Exchange {
 }
 
 /// A response must have the form of the endpoint that was asked: a checker tells endpoints by it.
-fn check_form(path: &str, response: &str) -> Result<String, String> {
+pub(super) fn check_form(path: &str, response: &str) -> Result<String, String> {
     let first = response.split("\n\n").next().unwrap_or_default();
     let data = first.split("data: ").nth(1);
     let parsed: Value = serde_json::from_str(data.unwrap_or(response)).unwrap_or_default();
@@ -478,7 +488,7 @@ impl Relay {
             .map_err(|e| exchange.refuse(format!("the seal cannot be read: {e}")))?;
         let response = String::from_utf8(std::mem::take(&mut self.committed))
             .map_err(|_| exchange.refuse("the stream is not UTF-8".into()))?;
-        let summary = exchange.verify(response, parsed).await?;
+        let summary = exchange.verify(response, parsed, Known::now()).await?;
         Ok((seal, summary))
     }
 }

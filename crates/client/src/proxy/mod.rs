@@ -1,10 +1,12 @@
 //! A local server that speaks OpenAI and checks every answer before its end reaches the client.
 
 mod assemble;
+mod disputes;
 mod error;
 mod forward;
 mod metrics;
 mod purse;
+mod replicate;
 mod sse;
 mod store;
 
@@ -17,6 +19,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use disputes::Disputes;
+pub use disputes::{Dispute, DisputeKind};
 use error::Fault;
 use metrics::Metrics;
 use purse::Purse;
@@ -27,6 +31,7 @@ use types::{ModelManifest, ReceiptId, limits::REQUEST_BYTES_MAX};
 use verify::Registry;
 
 pub use purse::Payer;
+pub use replicate::Replicas;
 pub(crate) use sse::Splitter;
 pub use store::Answered;
 use store::Store;
@@ -52,6 +57,8 @@ pub struct ProxyConfig {
     pub payer: Option<Payer>,
     /// Longest silence of a node before its answer is given up.
     pub idle_max: Duration,
+    /// How answers are replicated for those who ask for it.
+    pub replicas: Replicas,
 }
 
 /// A running proxy's state.
@@ -62,6 +69,7 @@ pub struct Proxy {
     genesis: B256,
     directory: Directory,
     store: Store,
+    disputes: Disputes,
     registry: Registry,
     http: reqwest::Client,
     metrics: Metrics,
@@ -87,6 +95,7 @@ impl Proxy {
         let idle_max = config.idle_max;
         let http = http_client(|b| b.connect_timeout(CONNECT_MAX).read_timeout(idle_max));
         let store = Store::open(&config.data_dir)?;
+        let disputes = Disputes::open(&config.data_dir.join("disputes"))?;
         let metrics = Metrics::new();
         let purse = match &config.payer {
             Some(payer) => {
@@ -96,7 +105,19 @@ impl Proxy {
             None => None,
         };
         let registry = crate::registry();
-        Ok(Arc::new(Self { rpc, network, genesis, directory, store, registry, http, metrics, purse, config }))
+        Ok(Arc::new(Self {
+            rpc,
+            network,
+            genesis,
+            directory,
+            store,
+            disputes,
+            registry,
+            http,
+            metrics,
+            purse,
+            config,
+        }))
     }
 
     /// Genesis hash of the network.

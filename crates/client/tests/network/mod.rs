@@ -1,4 +1,8 @@
 //! A network in memory: a registry, a node that signs real receipts and cheats on demand, and a real proxy in front.
+// Each file of tests uses a part of it.
+#![allow(dead_code)]
+
+pub(crate) mod group;
 
 use alloy_consensus::Header;
 use alloy_primitives::{Address, B256, Bytes, FixedBytes, U256, keccak256};
@@ -12,13 +16,14 @@ use axum::{
     routing::post,
 };
 use client::{
-    contracts::{ModelRegistry, NodeRegistry},
-    proxy::{Proxy, ProxyConfig},
+    contracts::{Escrow, ModelRegistry, NodeRegistry},
+    proxy::{Payer, Proxy, ProxyConfig, Replicas},
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{
-    sync::Arc,
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use types::{
@@ -67,6 +72,10 @@ struct Shared {
     config: NetworkConfig,
     genesis: Bytes,
     offers: Mutex<Vec<(Address, String)>>,
+    /// Largest promise that each node got.
+    promised: Mutex<HashMap<Address, U256>>,
+    /// Times that a node wanted more coins in the escrow.
+    refusals: AtomicUsize,
 }
 
 /// What a client saw.
@@ -85,7 +94,7 @@ impl Seen {
 pub(crate) struct Network {
     shared: Arc<Shared>,
     proxy_url: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn secret() -> B256 {
@@ -152,14 +161,14 @@ async fn serve(router: Router) -> String {
 
 impl Network {
     pub(crate) async fn start() -> Self {
-        Self::build(false).await
+        Self::build(false, &[], None).await
     }
 
     pub(crate) async fn start_with_dead_node() -> Self {
-        Self::build(true).await
+        Self::build(true, &[], None).await
     }
 
-    async fn build(dead_node: bool) -> Self {
+    async fn build(dead_node: bool, replicas: &[group::Replica], payer: Option<Payer>) -> Self {
         let config = config();
         let extra_data = Bytes::copy_from_slice(config.commitment().as_slice());
         let genesis = Bytes::from(alloy_rlp::encode(Header { extra_data, ..Default::default() }));
@@ -169,11 +178,16 @@ impl Network {
             config,
             genesis,
             offers: Mutex::default(),
+            promised: Mutex::default(),
+            refusals: AtomicUsize::new(0),
         });
-        let node_url =
-            serve(Router::new().route("/v1/chat/completions", post(answer)).with_state(shared.clone())).await;
         let rpc_url = serve(Router::new().route("/", post(rpc)).with_state(shared.clone())).await;
-        shared.offers.lock().push((node(), node_url));
+        if replicas.is_empty() {
+            let router = Router::new().route("/v1/chat/completions", post(answer));
+            let node_url = serve(router.with_state(shared.clone())).await;
+            shared.offers.lock().push((node(), node_url));
+        }
+        group::serve_all(&shared, replicas).await;
         if dead_node {
             shared.offers.lock().push((Address::repeat_byte(0xdd), "http://127.0.0.1:1".into()));
         }
@@ -183,13 +197,14 @@ impl Network {
             network: Some(keccak256(&shared.genesis)),
             data_dir: dir.path().join("proxy"),
             release_verified: false,
-            payer: None,
+            payer,
             idle_max: Duration::from_secs(5),
+            replicas: Replicas { nodes: 3, late_max: Duration::from_secs(1) },
         })
         .await
         .unwrap();
         let proxy_url = serve(proxy.router()).await;
-        Self { shared, proxy_url, _dir: dir }
+        Self { shared, proxy_url, dir }
     }
 
     pub(crate) fn attack(&self, attack: Attack) {
@@ -257,6 +272,14 @@ fn view(s: &Shared, input: &[u8]) -> Vec<u8> {
             });
             NodeRegistry::nodesForCall::abi_encode_returns(&offers.collect::<Vec<_>>())
         }
+        // Full: whoever wants to fill it finds that somebody else has.
+        Escrow::pocketOfCall::SELECTOR => Escrow::pocketOfCall::abi_encode_returns(&Escrow::Pocket {
+            held: 1000,
+            taken: 0,
+            refunded: 0,
+            withdrawing: 0,
+            withdrawAt: 0,
+        }),
         other => panic!("{other:?}"),
     }
 }

@@ -4,10 +4,19 @@ use super::Bench;
 use anyhow::{Context as _, ensure};
 use client::contracts::{LoggedClaim, NodeRegistry, ReceiptLog};
 use serde::Deserialize;
+use std::time::Duration;
 use types::{Address, Bytes, Disclosure, LogProof, Receipt, Rung, limits, merkle, signing};
 
 /// Longest answer of a node.
 const SHOWN_BYTES_MAX: usize = 2 * (limits::REQUEST_BYTES_MAX + limits::RESPONSE_BYTES_MAX);
+
+/// How long an answer may be kept back, with something for slow clocks and networks.
+pub(crate) const KEPT_BACK_MAX: Duration = Duration::from_secs(70);
+
+/// The answer waits for the commitments of its group. For [`KEPT_BACK_MAX`] that is no fault.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it keeps the answer back until its group has committed")]
+pub(crate) struct KeptBack;
 
 /// A receipt of a log, with what is behind it.
 #[derive(Clone, Debug)]
@@ -52,6 +61,9 @@ pub(crate) async fn answer(bench: &Bench, node: Address, size: u64, index: u64) 
     let url = format!("{}/og/v1/audit/{index}?size={size}", info.endpoint);
     let pass = format!("{} {time} {signature}", bench.me());
     let mut response = bench.http.get(&url).header("og-auditor", pass).send().await?;
+    if response.status() == reqwest::StatusCode::TOO_EARLY {
+        return Err(KeptBack.into());
+    }
     ensure!(response.status().is_success(), "it answered with status {}", response.status());
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {

@@ -1,12 +1,15 @@
 //! Jury duty: answers whose text does not follow from their request, or that are withheld.
 
-use super::{Bench, Verdict, fetch};
+use super::{
+    Bench, Verdict,
+    fetch::{self, KEPT_BACK_MAX, KeptBack},
+};
 use alloy_sol_types::{SolEvent as _, SolValue as _};
 use client::{
     ClientError,
     contracts::{Disputes, Jury},
 };
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 use tracing::{info, warn};
 use types::{Address, B256, U256, keccak256};
 
@@ -19,6 +22,8 @@ struct Case {
     size: u64,
     index: u64,
     plaintiff: bool,
+    /// When we read of it.
+    since: Instant,
     /// Vote and salt, once committed.
     vote: Option<(bool, B256)>,
     revealed: bool,
@@ -82,8 +87,8 @@ impl Juror {
             if let Some(e) = log.decode::<Jury::Escalated>() {
                 let plaintiff = e.plaintiff == self.bench.me();
                 let (node, size, index) = (e.node, e.size, e.index);
-                let case =
-                    Case { node, size, index, plaintiff, vote: None, revealed: false, idle: plaintiff };
+                let (since, idle) = (Instant::now(), plaintiff);
+                let case = Case { node, size, index, plaintiff, since, vote: None, revealed: false, idle };
                 self.cases.insert(e.id, case);
             }
         }
@@ -121,7 +126,11 @@ async fn work(bench: &Bench, id: B256, case: &mut Case, reveal_seconds: u64) -> 
             Err(ClientError::Rpc { .. }) => return Ok(false),
             Err(e) => return Err(e.into()),
         }
-        let guilty = is_guilty(bench, case.node, case.size, case.index).await?;
+        let guilty = match is_guilty(bench, case).await {
+            // It may be shown before the time for votes is over.
+            Err(e) if e.is::<KeptBack>() => return Ok(false),
+            guilty => guilty?,
+        };
         let Some(guilty) = guilty else {
             case.idle = true;
             return Ok(false);
@@ -136,9 +145,11 @@ async fn work(bench: &Bench, id: B256, case: &mut Case, reveal_seconds: u64) -> 
 }
 
 /// Our own view of the case; `None` when we cannot tell.
-async fn is_guilty(bench: &Bench, node: Address, size: u64, index: u64) -> anyhow::Result<Option<bool>> {
+async fn is_guilty(bench: &Bench, case: &Case) -> anyhow::Result<Option<bool>> {
+    let Case { node, size, index, .. } = *case;
     let answer = match fetch::answer(bench, node, size, index).await {
         Ok(answer) => answer,
+        Err(e) if e.is::<KeptBack>() && case.since.elapsed() < KEPT_BACK_MAX => return Err(e),
         Err(e) => {
             info!(%node, index, "withheld from the jury: {e:#}");
             return Ok(Some(true));

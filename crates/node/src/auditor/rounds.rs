@@ -1,6 +1,9 @@
 //! From a node's checkpoint to verdicts: draw, look, commit, reveal, and go to a judge.
 
-use super::{Bench, Refuted, Verdict, fetch};
+use super::{
+    Bench, Refuted, Verdict,
+    fetch::{self, Answer, KEPT_BACK_MAX, KeptBack},
+};
 use alloy_sol_types::{SolEvent as _, SolValue as _};
 use anyhow::Context as _;
 use client::{
@@ -14,6 +17,7 @@ use std::{
     collections::{HashSet, VecDeque},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
@@ -30,6 +34,8 @@ const SEED_DELAY: u64 = 2;
 const ONE: u64 = 1_000_000;
 /// Batches that are looked at at once.
 const PLACES: usize = 4;
+/// How long to wait before answers that were kept back are asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Most receipts in one round (the contract's bound).
 const VERDICTS_MAX: usize = 256;
 
@@ -84,10 +90,16 @@ impl Rounds {
             self.waiting.pop_front();
             let (bench, db) = (self.bench.clone(), self.db.clone());
             let places = self.places.clone();
+            let since = Instant::now();
             tokio::spawn(async move {
-                let Ok(_place) = places.acquire().await else { return };
-                if let Err(e) = begin(&bench, &db, node, size).await {
-                    warn!(%node, size, "a batch could not be audited: {e:#}");
+                loop {
+                    let Ok(place) = places.acquire().await else { return };
+                    match begin(&bench, &db, node, size, since).await {
+                        Ok(true) => return,
+                        Ok(false) => drop(place),
+                        Err(e) => return warn!(%node, size, "a batch could not be audited: {e:#}"),
+                    }
+                    tokio::time::sleep(AGAIN).await;
                 }
             });
         }
@@ -158,28 +170,48 @@ impl Rounds {
     }
 }
 
-/// Looks at the receipts that we are drawn for, and commits to what we found.
-async fn begin(bench: &Bench, db: &Database, node: Address, size: u64) -> anyhow::Result<()> {
+/// Looks at the receipts that we are drawn for, and commits to what we found. False when it is too early: answers are kept back.
+async fn begin(
+    bench: &Bench,
+    db: &Database,
+    node: Address,
+    size: u64,
+    since: Instant,
+) -> anyhow::Result<bool> {
     let contracts = bench.court.network.contracts;
     let batch = bench.court.rpc.view(contracts.audits, &Audits::batchOfCall { node, size }).await?;
     let block_number = U256::from(batch.blockNumber - 1);
     let call = Auditors::weightsCall { auditor: bench.me(), blockNumber: block_number };
     let weights = bench.court.rpc.view(contracts.auditors, &call).await?;
     if weights.stake.is_zero() {
-        return Ok(());
+        return Ok(true);
     }
     let drawn =
         |index: &u64| is_drawn(batch.seed, *index, bench.me(), batch.rate, weights.stake, weights.total);
     let drawn: Vec<u64> = (batch.first..size).filter(drawn).take(VERDICTS_MAX).collect();
-    let (mut indices, mut verdicts) = (Vec::new(), Vec::new());
+    let mut answers = Vec::new();
     for index in drawn {
-        if let Some(verdict) = look(bench, node, size, index).await? {
+        let answer = fetch::answer(bench, node, size, index).await;
+        let is_early = answer.as_ref().is_err_and(|e| e.is::<KeptBack>());
+        if !is_early || since.elapsed() > KEPT_BACK_MAX {
+            answers.push((index, answer));
+            continue;
+        }
+        // The second half of the time is for computing; where times are that short, nothing is said of this one.
+        let half = bench.court.rpc.view(contracts.audits, &Audits::REVEAL_SECONDSCall {}).await? / 2;
+        if bench.court.rpc.block_time().await? + half < batch.commitUntil {
+            return Ok(false);
+        }
+    }
+    let (mut indices, mut verdicts) = (Vec::new(), Vec::new());
+    for (index, answer) in answers {
+        if let Some(verdict) = look(bench, node, size, index, answer).await? {
             indices.push(index);
             verdicts.push(verdict as u8);
         }
     }
     if indices.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let salt = B256::from(rand::random::<[u8; 32]>());
     let round = Round { node, size, indices, verdicts, salt, commit_until: batch.commitUntil };
@@ -189,7 +221,7 @@ async fn begin(bench: &Bench, db: &Database, node: Address, size: u64) -> anyhow
     let hash = keccak256((bench.me(), node, size, round.indices.clone(), words, salt).abi_encode_params());
     bench.court.send(contracts.audits, U256::ZERO, Audits::commitCall { node, size, hash }).await?;
     info!(%node, size, receipts = round.indices.len(), "committed to verdicts");
-    Ok(())
+    Ok(true)
 }
 
 fn save(db: &Database, round: &Round) -> anyhow::Result<()> {
@@ -241,8 +273,14 @@ fn is_drawn(seed: B256, index: u64, auditor: Address, rate: u32, stake: U256, to
 }
 
 /// Our verdict; `None` when the client showed the answer to nobody, or the model is not here.
-async fn look(bench: &Bench, node: Address, size: u64, index: u64) -> anyhow::Result<Option<Verdict>> {
-    let answer = match fetch::answer(bench, node, size, index).await {
+async fn look(
+    bench: &Bench,
+    node: Address,
+    size: u64,
+    index: u64,
+    answer: anyhow::Result<Answer>,
+) -> anyhow::Result<Option<Verdict>> {
+    let answer = match answer {
         Ok(answer) => answer,
         Err(e) => {
             info!(%node, index, "withheld: {e:#}");

@@ -240,6 +240,9 @@ pub(crate) struct ProxyArgs {
     /// Withhold streams until they are verified, instead of only their end.
     #[arg(long)]
     pub(crate) release_verified: bool,
+    /// Nodes that answer a request with `og-assurance: replicated` and no header `og-replicas`.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=7))]
+    pub(crate) replicas: u8,
 }
 
 #[derive(Debug, Args)]
@@ -247,6 +250,7 @@ pub(crate) struct ProxyArgs {
 Examples:
   og chat \"Can I get a large latte?\"
   og chat --system \"You sell cinema tickets.\" --temperature 0.7 --seed 7 \"Hello\"
+  og chat --assurance replicated --replicas 5 \"Hello\"
   echo \"Hi\" | og chat -")]
 pub(crate) struct ChatArgs {
     /// What to say; - reads it from standard input.
@@ -266,9 +270,13 @@ pub(crate) struct ChatArgs {
     /// Longest answer in tokens.
     #[arg(long)]
     pub(crate) max_tokens: Option<u32>,
-    /// How the answer is to be backed: signed or audited.
-    #[arg(long)]
+    /// How the answer is backed: signed (by its node), audited (others may compute it again) or replicated (most of several nodes
+    /// agree).
+    #[arg(long, value_name = "RUNG")]
     pub(crate) assurance: Option<types::Rung>,
+    /// Nodes that answer with --assurance replicated; 3 unless the proxy is told otherwise.
+    #[arg(long, value_name = "N", requires = "assurance", value_parser = clap::value_parser!(u8).range(2..=7))]
+    pub(crate) replicas: Option<u8>,
     /// The proxy.
     #[arg(long, env = "OG_PROXY", default_value = PROXY_URL, value_name = "URL")]
     pub(crate) proxy: String,

@@ -15,6 +15,10 @@ pub(super) async fn show(
     pass: Option<AuditorPass>,
 ) -> Result<Option<Shown>, InferenceFault> {
     let Some((receipt, kept)) = shared.log.entry(index).map_err(internal)? else { return Ok(None) };
+    // Whoever reads what others of its group computed could commit to it.
+    if !shared.shows(receipt.claim.receipt_id()) {
+        return Err(InferenceFault::KeptBack);
+    }
     let Some(kept) = kept else {
         return Ok(Some(Shown { receipt, disclose: Disclose::None, disclosure: None }));
     };

@@ -2,6 +2,7 @@
 
 pub(crate) mod convert;
 mod disclose;
+mod reveal;
 pub(crate) mod seal;
 
 use crate::{
@@ -11,11 +12,12 @@ use crate::{
 };
 use api::ports::{
     AuditorPass, Embedded, Finish, GenerateEvent, GenerateJob, Inference, InferenceFault, Input, Load,
-    LogCheckpoint, ModelInfo, NodeInfo, Payment, Shown, Started, Ticket,
+    LogCheckpoint, ModelInfo, NodeInfo, Payment, Shown, Started, Ticket, Withheld,
 };
 use async_trait::async_trait;
 use convert::{choosing, embedding_tokens, fault, join, logprob, prompt};
 use engine::{Completion, Engine, Event, FinishReason, Job, Model};
+use reveal::{Reveals, claim_time};
 use seal::{AnswerSealer, Work, embedding_leaf};
 use signed::SignedProducer;
 use std::{
@@ -28,7 +30,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, oneshot, watch};
-use types::{B256, Claim, LogProof, Options, Receipt, ReceiptId, Rung, Sampling};
+use types::{
+    B256, Claim, LogProof, Options, Receipt, ReceiptId, Rung, Sampling,
+    replica::{Commitment, RevealRequest, Revealed},
+};
 
 /// Number and hash of a recent final block.
 pub(crate) type Anchor = (u64, B256);
@@ -55,6 +60,8 @@ pub(crate) struct Shared {
     log: Arc<ReceiptLog>,
     anchor: watch::Receiver<Anchor>,
     posted: Arc<AtomicU64>,
+    /// Answers that wait for the commitments of others.
+    reveals: Reveals,
     till: Arc<Till>,
     court: Court,
     /// Receipts under way: a second request with the same id must wait for none of them, but be refused.
@@ -93,7 +100,8 @@ impl InferenceService {
             }],
         };
         let under_way = Mutex::default();
-        let shared = Arc::new(Shared { identity, log, anchor, posted, till, court, under_way });
+        let reveals = Reveals::default();
+        let shared = Arc::new(Shared { identity, log, anchor, posted, reveals, till, court, under_way });
         Self { shared, engine, info, draining: AtomicBool::new(false) }
     }
 
@@ -125,7 +133,13 @@ impl InferenceService {
         time_ms: u64,
         tokens: (usize, u32),
     ) -> Result<Entry, InferenceFault> {
-        if !matches!(ticket.rung, Rung::Signed | Rung::Audited) {
+        // A node alone replicates nothing.
+        let is_given = match ticket.rung {
+            Rung::Signed | Rung::Audited => true,
+            Rung::Replicated => ticket.group.is_some(),
+            _ => false,
+        };
+        if !is_given {
             return Err(InferenceFault::AssuranceUnavailable(ticket.rung));
         }
         if self.draining.load(Ordering::Acquire) {
@@ -140,6 +154,9 @@ impl InferenceService {
         let most = most.saturating_add(identity.price_output.saturating_mul(u128::from(tokens.1)));
         let tab = self.shared.till.admit(ticket.payment.as_ref(), most).await?;
         let under_way = UnderWay::enter(&self.shared, receipt_id)?;
+        if ticket.group.is_some() {
+            self.shared.reveals.begin(receipt_id)?;
+        }
         Ok(Entry { nonce, receipt_id, under_way, time_ms, anchor: *self.shared.anchor.borrow(), tab })
     }
 
@@ -233,6 +250,7 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        self.shared.reveals.left(self.id);
         self.shared.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
@@ -244,19 +262,20 @@ impl Inference for InferenceService {
     }
 
     async fn generate(&self, job: GenerateJob, ticket: Ticket) -> Result<Started, InferenceFault> {
-        let time_ms = now_ms();
+        let group = ticket.group;
+        let time_ms = claim_time(group.map(|g| g.time_ms), now_ms())?;
         let model = self.check_model(&job.model)?;
         let prompt = prompt(model, &job.input, time_ms / 1000).map_err(fault)?;
         let mut sampling = job.sampling;
         if !job.seed_given {
             // 53 bits: every JSON parser keeps them.
-            sampling.seed = rand::random::<u64>() >> 11;
+            sampling.seed = group.map_or_else(|| rand::random::<u64>() >> 11, |g| g.seed);
         }
         let room = self.engine.positions_max().saturating_sub(prompt.len()) as u32;
         let context = model.context_length().saturating_sub(prompt.len()) as u32;
-        if let Some(asked) = job.max_tokens
-            && asked.min(context) > room
-        {
+        // Nodes of a group must have one bound, so it cannot be the memory of one of them.
+        let bound = job.max_tokens.or(group.map(|_| context)).map(|asked| asked.min(context));
+        if bound.is_some_and(|bound| bound > room) {
             let message = format!("this node has memory for {room} more tokens; ask for at most that many");
             return Err(InferenceFault::ContextLengthExceeded(message));
         }
@@ -269,7 +288,7 @@ impl Inference for InferenceService {
             let message = format!("`logit_bias` names a token beyond the vocabulary of {vocabulary}");
             return Err(InferenceFault::InvalidValue { message, param: "logit_bias" });
         }
-        let max_tokens = job.max_tokens.unwrap_or(room).min(room);
+        let max_tokens = bound.unwrap_or(room);
         let first = choosing(model, &job, sampling, 0).map_err(fault)?;
         let entry = self.enter(&ticket, time_ms, (prompt.len(), max_tokens.saturating_mul(job.n))).await?;
         // One event a token and the end: the engine never waits for a slow client, and memory is bounded.
@@ -304,7 +323,7 @@ impl Inference for InferenceService {
         inputs: Vec<Input>,
         ticket: Ticket,
     ) -> Result<(Embedded, Started), InferenceFault> {
-        if ticket.rung == Rung::Audited {
+        if matches!(ticket.rung, Rung::Audited | Rung::Replicated) {
             return Err(InferenceFault::AssuranceUnavailable(ticket.rung));
         }
         let time_ms = now_ms();
@@ -355,7 +374,15 @@ impl Inference for InferenceService {
     }
 
     fn receipt(&self, id: ReceiptId) -> Result<Option<(Receipt, u64)>, InferenceFault> {
-        self.shared.log.get(id).map_err(internal)
+        if self.shared.shows(id) { self.shared.log.get(id).map_err(internal) } else { Ok(None) }
+    }
+
+    async fn withhold(&self, answer: Withheld) -> Result<Commitment, InferenceFault> {
+        self.keep_back(answer).await
+    }
+
+    fn reveal(&self, id: ReceiptId, request: &RevealRequest) -> Result<Revealed, InferenceFault> {
+        self.reveal_kept(id, request)
     }
 
     async fn show(

@@ -122,6 +122,7 @@ impl AnswerSealer {
             arithmetic_class: ARITHMETIC_EXACT,
             arithmetic_version: self.arithmetic_version,
             rung_requested: self.rung as u8,
+            // The evidence of a group is added by whoever asked it.
             rung_achieved: self.rung as u8,
         };
         claim.price = claim.computed_price().context("the price does not fit in 128 bits")?;
@@ -140,6 +141,7 @@ impl AnswerSealer {
         };
         let kept = Kept { time_ms: self.time_ms, disclose: self.disclose, disclosure };
         self.under_way.shared.log.append(&receipt, &kept)?;
+        self.under_way.shared.reveals.logged(receipt.claim.receipt_id());
         if let Some(tab) = &self.tab {
             tab.owe(price)?;
         }
