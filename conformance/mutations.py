@@ -201,7 +201,7 @@ def of_every_field(file, proof):
             # As many digits as the number has; a changed one is another number.
             one("a leading zero in", pointer, "set", "0x0" + value[2:], "file")
             one("no digits in", pointer, "set", "0x", "file")
-            one("a digit more in", pointer, "set", value + "1", expect)
+            one("a digit more in", pointer, "set", value + "1", expect if int(value, 16) else "file")
             one("a decimal number for", pointer, "set", str(int(value, 16)), "file")
             one("no 0x in", pointer, "set", value[2:], "file")
             one("a capital X in", pointer, "set", "0X" + value[2:], "file")

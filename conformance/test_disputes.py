@@ -298,7 +298,7 @@ def logged(contracts, late, answer, size=2, **changes):
 
 
 def failed_checks(devnet, path, data):
-    """{name: detail} of what `og verify` finds wrong."""
+    """{name: detail} of what `og verify` finds wrong. An audit that does not hold is also evidence that does not."""
     path.write_bytes(data)
     done = og_verify(path, "--network", devnet.ready["network"], "--json")
     failed = {c["name"]: c["detail"] for c in json.loads(done.stdout)["checks"] if c["outcome"] == "fail"}
@@ -315,7 +315,8 @@ def test_an_answer_that_is_dated_back_is_not_audited_before_its_window(w3, contr
         refused(w3, account, call, "OutsideWindow(uint64)", value=bond)
         data = late.proof_of(answer)
         failed = failed_checks(devnet, tmp_path / "proof.json", data)
-        assert list(failed) == ["audit"] and f"it can still be refuted until Unix time {until_time}" in failed["audit"], failed
+        assert list(failed) == ["signature", "audit"], failed
+        assert "its window has closed" in failed["signature"] and f"refuted until Unix time {until_time};" in failed["audit"], failed
         with pytest.raises(AssertionError, match="it can still be refuted"):
             proof_check.check(data, devnet.ready["network"])
         audit = read_file(data)["ledger"]["audit"]
@@ -356,7 +357,8 @@ def test_it_is_disputed_by_its_place_in_the_log_and_lost(w3, contracts, devnet, 
     # A block later the state says so, and no proof can hide it.
     until(lambda: int(read_file(late.proof_of(answer))["ledger"]["audit"]["lost"], 16), 60, "the loss is final")
     data = late.proof_of(answer)
-    assert failed_checks(devnet, tmp_path / "proof.json", data) == {"audit": "it was found wrong"}
+    failed = failed_checks(devnet, tmp_path / "proof.json", data)
+    assert list(failed) == ["signature", "audit"] and failed["audit"] == "it was found wrong", failed
     with pytest.raises(AssertionError, match="it was found wrong"):
         proof_check.check(data, devnet.ready["network"])
 
