@@ -316,7 +316,9 @@ def test_an_answer_that_is_dated_back_is_not_audited_before_its_window(w3, contr
         data = late.proof_of(answer)
         failed = failed_checks(devnet, tmp_path / "proof.json", data)
         assert list(failed) == ["signature", "audit"], failed
-        assert "its window has closed" in failed["signature"] and f"refuted until Unix time {until_time};" in failed["audit"], failed
+        assert "its window has closed" in failed["signature"] and f"refuted until Unix time {until_time};" in failed["audit"], (
+            failed
+        )
         with pytest.raises(AssertionError, match="it can still be refuted"):
             proof_check.check(data, devnet.ready["network"])
         audit = read_file(data)["ledger"]["audit"]
@@ -364,7 +366,7 @@ def test_it_is_disputed_by_its_place_in_the_log_and_lost(w3, contracts, devnet, 
 
 
 def test_after_the_window_after_posting_nobody_can_dispute_it(w3, contracts, devnet, late, account, tmp_path):
-    """The second one was not disputed in time: that its words were made up is for texts' judges, and both checkers say audited."""
+    """The second one was not disputed in time. Nothing in its proof shows that its words were made up: both checkers accept it."""
     answer = late.answers[1]
     until(lambda: w3.eth.get_block("latest")["timestamp"] > late.posted + WINDOW + 2, WINDOW + 30, "the window closes")
     bond = contracts.Disputes.functions.bondFor(late.key.address).call()
