@@ -153,6 +153,10 @@ def lies(signed, audited, key):
     lie("by the node: another trace", trace_root="0x" + "11" * 32)
     lie("by the node: a seed", sampling={**claim["sampling"], "seed": 8})
     lie("by the node: the audited answer as a signed one", of=audited["receipt"]["claim"], rung_achieved=1, rung_requested=1)
+    # A signed answer has neither evidence of audits nor what became of them.
+    as_signed = found["by the node: the audited answer as a signed one"]
+    body = as_signed.pop("/receipt/evidence/0/body")
+    as_signed |= {"/receipt/evidence": [{"mode": 1, "body": body}], "/ledger/audit": None}
     lie(
         "by the node: an older audited answer",
         of=audited["receipt"]["claim"],

@@ -95,6 +95,8 @@ def mutated(mutation, proofs):
 # The check that sees a change of a value, by the longest prefix of its pointer.
 SEEN_BY = {
     "": "file", "/receipt/claim": "signature", "/receipt/evidence": "signature", "/receipt/evidence/0/mode": "file",
+    # Only an audited answer says what became of it.
+    "/receipt/claim/rung_achieved": "file",
     "/disclosure/nonce": "request", "/disclosure/request": "request", "/disclosure/response": "response",
     "/disclosure/prompt_tokens": "tokens", "/disclosure/output_tokens": "tokens", "/manifest": "model", "/log": "ledger",
     "/ledger/header": "finality", "/ledger/handovers": "finality", "/ledger/certificate": "finality",
@@ -163,7 +165,8 @@ def of_every_field(file, proof):
                     None,
                     "file" if pointer == "/receipt/evidence" and not last else expect,
                 )
-                one("the last twice in", f"{pointer}/-", "add", value[-1], "file" if sorted_list else expect)
+                repeated = "file" if sorted_list or pointer == "/receipt/evidence" else expect
+                one("the last twice in", f"{pointer}/-", "add", value[-1], repeated)
                 one("empty", pointer, "set", [], "file" if sorted_list or pointer == "/receipt/evidence" else expect)
             if len(value) > 1 and value[0] != value[1]:
                 one(
@@ -190,9 +193,20 @@ def of_every_field(file, proof):
             one("a string for", pointer, "set", str(value), "file")
             one("a negative", pointer, "set", -1, "file")
             if value:
-                one("zero", pointer, "set", 0, expect if pointer not in ("/network/epoch_blocks",) else "file")
+                ordered = pointer.startswith("/receipt/evidence") or pointer == "/network/epoch_blocks"
+                one("zero", pointer, "set", 0, "file" if ordered else expect)
         elif value.isdecimal() and not pointer.startswith(("/manifest", "/disclosure")):
             one("a leading zero in", pointer, "set", "0" + value, "file")
+        elif value and is_quantity(pointer):
+            # As many digits as the number has; a changed one is another number.
+            one("a leading zero in", pointer, "set", "0x0" + value[2:], "file")
+            one("no digits in", pointer, "set", "0x", "file")
+            one("a digit more in", pointer, "set", value + "1", expect if int(value, 16) else "file")
+            one("a decimal number for", pointer, "set", str(int(value, 16)), "file")
+            one("no 0x in", pointer, "set", value[2:], "file")
+            one("a capital X in", pointer, "set", "0X" + value[2:], "file")
+            if int(value, 16):
+                one("zero for", pointer, "set", "0x0", expect)
         elif is_hex(value):
             zeros = "0x" + "0" * (len(value) - 2)
             if value != zeros:
@@ -208,6 +222,10 @@ def of_every_field(file, proof):
             one("a byte more in", pointer, "set", value + "00", "file" if fixed else expect)
             one("no 0x in", pointer, "set", value[2:], "file" if not free_text(pointer) else expect)
     return found
+
+
+def is_quantity(pointer):
+    return pointer.startswith("/ledger/audit/") and pointer.rsplit("/", 1)[1] in ("lost", "disputed_at", "right", "posted")
 
 
 def free_text(pointer):
@@ -258,6 +276,11 @@ def other_signatures(file, proof):
         yield {"file": file, "name": name, "pointer": pointer, "operation": "set", "value": "0x" + value, "expect": "signature"}
 
 
+def earlier(posted, seconds):
+    """Value of the slot that says when a log was posted, with another time."""
+    return hex(int(posted, 16) - (seconds << 128))
+
+
 def attacks(proofs, patches):
     """What somebody would try who wants to be believed."""
     signed, audited, several = (proofs[f"{n}.json"] for n in ("signed", "audited", "several"))
@@ -277,18 +300,20 @@ def attacks(proofs, patches):
         ("a higher rung with evidence and audit of another answer", s, "patch", "",
          {**rungs, "/receipt/evidence": [*signed["receipt"]["evidence"], mode], "/ledger": audited["ledger"], "/log": audited["log"]}, "signature"),
         ("the lower rung and no audit", a, "patch", "", {**lower, "/receipt/evidence": audited["receipt"]["evidence"][:1], "/ledger/audit": None}, "signature"),
-        ("only the rung that was achieved is lower", a, "set", "/receipt/claim/rung_achieved", 1, "signature"),
+        ("only the rung that was achieved is lower", a, "set", "/receipt/claim/rung_achieved", 1, "file"),
         ("only the rung that was asked for is lower", a, "set", "/receipt/claim/rung_requested", 1, "signature"),
-        ("a rung that does not exist yet", a, "patch", "", {k: 5 for k in rungs}, "signature"),
-        ("a rung that nobody knows", a, "patch", "", {k: 99 for k in rungs}, "signature"),
+        ("a rung that does not exist yet", a, "patch", "", {k: 5 for k in rungs}, "file"),
+        ("a rung that nobody knows", a, "patch", "", {k: 99 for k in rungs}, "file"),
         ("no evidence of the audit", a, "remove", "/receipt/evidence/1", None, "signature"),
         ("evidence of an unknown mode", s, "add", "/receipt/evidence/-", {"mode": 9, "body": "0x"}, "signature"),
         ("evidence of an audit in a signed answer", s, "add", "/receipt/evidence/-", mode, "signature"),
-        ("the signature twice", s, "add", "/receipt/evidence/-", signed["receipt"]["evidence"][0], "signature"),
-        ("evidence of the audit twice", a, "add", "/receipt/evidence/-", mode, "signature"),
+        ("the signature twice", s, "add", "/receipt/evidence/-", signed["receipt"]["evidence"][0], "file"),
+        ("evidence of the audit twice", a, "add", "/receipt/evidence/-", mode, "file"),
         ("the signature as evidence of an audit", a, "set", "/receipt/evidence/1/body", audited["receipt"]["evidence"][0]["body"], "signature"),
         ("nine pieces of evidence", s, "set", "/receipt/evidence", signed["receipt"]["evidence"] * 9, "file"),
-        ("an audit in a signed answer", s, "add", "/ledger/audit", audit, "audit"),
+        ("an audit in a signed answer", s, "add", "/ledger/audit", audit, "file"),
+        ("the signed answer with the audited one's ledger", s, "take", "/ledger", a, "file"),
+        ("evidence in another order", a, "set", "/receipt/evidence", audited["receipt"]["evidence"][::-1], "file"),
         ("another payer", a, "set", "/receipt/claim/payer", "0x" + "22" * 20, "signature"),
         ("nobody pays", a, "set", "/receipt/claim/payer", "0x" + "00" * 20, "signature"),
         ("one token more with its price, not signed again", s, "patch", "", more, "signature"),
@@ -349,6 +374,17 @@ def attacks(proofs, patches):
         ("a node more where nothing is lost", a, "add", "/ledger/audit/lost_proof/-", "0x80", "audit"),
         ("a node more where nothing is disputed", a, "add", "/ledger/audit/disputed_proof/-", "0x80", "audit"),
         ("a node more for the auditor's word", a, "add", "/ledger/audit/right_proof/-", "0x80", "audit"),
+        ("it was posted long ago", a, "set", "/ledger/audit/posted", earlier(audit["posted"], 10**6), "audit"),
+        ("it was posted a second earlier", a, "set", "/ledger/audit/posted", earlier(audit["posted"], 1), "audit"),
+        ("it was never posted", a, "patch", "", {"/ledger/audit/posted": "0x0", "/ledger/audit/posted_proof": []}, "audit"),
+        ("nothing shows when it was posted", a, "set", "/ledger/audit/posted_proof", [], "audit"),
+        ("the root's slot as the time of posting", a, "set", "/ledger/audit/posted_proof", audited["ledger"]["storage_proof"], "audit"),
+        ("another contract's slot as the time of posting", a, "set", "/ledger/audit/posted_proof", audit["right_proof"], "audit"),
+        ("that nothing was lost as that nothing was posted", a, "patch", "",
+         {"/ledger/audit/posted": "0x0", "/ledger/audit/posted_proof": audit["lost_proof"]}, "audit"),
+        ("a node more for the time of posting", a, "add", "/ledger/audit/posted_proof/-", "0x80", "audit"),
+        ("the time of posting of the open window", a, "patch", "",
+         {f"/ledger/audit/{k}": patches["early"]["/ledger"]["audit"][k] for k in ("posted", "posted_proof")}, "audit"),
         ("a path that is too long", s, "set", "/log/path", ["0x" + "00" * 32] * 64, "file"),
         ("a proof of too many nodes", s, "set", "/ledger/account_proof", ["0x80"] * 66, "file"),
         ("a header of the open window", a, "patch", "", patches["early"], "audit"),

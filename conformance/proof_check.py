@@ -370,12 +370,18 @@ def right_slot(node, index):
     return mapping_slot((index // 256).to_bytes(32), mapping_slot(raw(node), (6).to_bytes(32)))
 
 
+def posted_slot(node, size):
+    """Slot of `ReceiptLog._posted[node][size]`."""
+    return mapping_slot(size.to_bytes(32), mapping_slot(raw(node), (2).to_bytes(32)))
+
+
 def check_audit(proof, fields):
     """What became of an audited answer: nobody can refute it any more, and nobody has. Whether an auditor found it right."""
-    claim, network, audit, index = proof["receipt"]["claim"], proof["network"], proof["ledger"]["audit"], proof["log"]["index"]
+    claim, network, ledger, log = proof["receipt"]["claim"], proof["network"], proof["ledger"], proof["log"]
+    audit, node = ledger["audit"], claim["node"].lower()
 
-    def storage(contract, name):
-        *_, root, _ = proved_account(fields[STATE_ROOT], network["contracts"][contract], audit[name])
+    def storage(contract, nodes):
+        *_, root, _ = proved_account(fields[STATE_ROOT], network["contracts"][contract], nodes)
         return root
 
     def value(root, slot, name, proof_name):
@@ -385,14 +391,18 @@ def check_audit(proof, fields):
         assert found == told
         return told
 
-    disputes, audits = storage("disputes", "disputes_proof"), storage("audits", "audits_proof")
-    lost_slot, disputed_slot = slots_of_dispute(claim["node"].lower(), receipt_id(claim))
+    disputes, audits = storage("disputes", audit["disputes_proof"]), storage("audits", audit["audits_proof"])
+    lost_slot, disputed_slot = slots_of_dispute(node, receipt_id(claim))
     assert value(disputes, lost_slot, "lost", "lost_proof") == 0, "it was found wrong"
     disputed = value(disputes, disputed_slot, "disputed_at", "disputed_proof")
-    right = value(audits, right_slot(claim["node"].lower(), index), "right", "right_proof")
-    until = claim["time_ms"] // 1000 + network["window_seconds"] + (network["game_seconds"] if disputed else 0)
+    right = value(audits, right_slot(node, log["index"]), "right", "right_proof")
+    # The time in the claim is the node's own word: what counts is when everybody could see the receipt, if that was later.
+    receipts = storage("receipt_log", ledger["account_proof"])
+    posted = value(receipts, posted_slot(node, log["size"]), "posted", "posted_proof") >> 128 & (1 << 64) - 1
+    since = max(posted, claim["time_ms"] // 1000)
+    until = since + network["window_seconds"] + (network["game_seconds"] if disputed else 0)
     assert int.from_bytes(fields[FIELDS.index("timestamp")]) > until, "it can still be refuted"
-    return bool(right >> index % 256 & 1)
+    return bool(right >> log["index"] % 256 & 1)
 
 
 def check(file, pinned=None):

@@ -103,8 +103,8 @@ HANDOVER = [
     ("header", hexadecimal()), ("certificate", CERTIFICATE), ("next", [("epoch", number(U64)), ("members", many(MEMBER, 256))]),
 ]  # fmt: skip
 AUDIT = [
-    ("lost", quantity), ("disputed_at", quantity), ("right", quantity), ("disputes_proof", NODES), ("lost_proof", NODES),
-    ("disputed_proof", NODES), ("audits_proof", NODES), ("right_proof", NODES),
+    ("lost", quantity), ("disputed_at", quantity), ("right", quantity), ("posted", quantity), ("posted_proof", NODES),
+    ("disputes_proof", NODES), ("lost_proof", NODES), ("disputed_proof", NODES), ("audits_proof", NODES), ("right_proof", NODES),
 ]  # fmt: skip
 LEDGER = [
     ("header", hexadecimal()), ("handovers", many(HANDOVER, 4096)), ("certificate", CERTIFICATE), ("account_proof", NODES),

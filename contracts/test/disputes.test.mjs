@@ -152,6 +152,92 @@ test('disputes: the claim must be signed, recent, and of a bonded node', async (
   await reverts(open(all, signed(all, 3, { node: person(2) }), TURN.node, { value }), 'NotBonded', [getAddress(person(2))]);
 });
 
+/** A node's log of two claims whose time is long over, posted now. `begin(i)` disputes one with its place. */
+async function backdated(all) {
+  const log = new Log(all, node);
+  log.add(2, () => ({ timeMs: (all.chain.time - 5n * windowSeconds) * 1000n }));
+  const size = await log.post();
+  const posted = await all.log.read('timeOf', node, size);
+  const begin = async (i, { by = hunter, of = node, at = size, index = i, opening = step(TURN.challengerWon), value, ...parts } = {}) => {
+    value ??= await all.disputes.read('bondFor', of);
+    return all.disputes.send(by, 'openLogged', [of, at, index, { ...log.logged(i), ...parts }, opening], value);
+  };
+  return { log, size, posted, begin };
+}
+
+test('disputes: a claim that its node dates back can be disputed from when it is in the log', async () => {
+  const { all, chain } = await ready();
+  const { log, size, posted, begin } = await backdated(all);
+  assert.deepEqual([size, posted > chain.time - 100n, posted <= chain.time], [2, true, true]);
+  for (const c of log.claims) await reverts(open(all, c, TURN.node), 'OutsideWindow', [c.timeMs]);
+  const { events, values } = await begin(0);
+  assert.deepEqual(events.map((e) => e.name), ['Opened', 'Ended', 'Fault', 'NodeSlashed', 'Punished']);
+  assert.deepEqual(events[0].args.slice(0, 3).map(String), [String(values.id), getAddress(node), getAddress(hunter)]);
+  assert.equal(await stake(all), 3n * MIN_STAKE - fraudSlash);
+  const lostOf = (i) => all.disputes.read('lost', node, log.claims[i].receiptId);
+  assert.deepEqual([...(await lostOf(0))], [2n, fraudSlash]);
+  await reverts(begin(0, { by: person(6) }), 'AlreadyLost');
+  // One second after the window it is too late; at its end it is not.
+  chain.time = posted + windowSeconds;
+  await reverts(begin(1, { value: COIN }), 'OutsideWindow', [log.claims[1].timeMs]);
+  chain.time = posted + windowSeconds - 1n;
+  await begin(1, { value: COIN, opening: step(TURN.nodeWon) });
+  assert.deepEqual([...(await lostOf(1))], [0n, 0n]);
+  assert.ok((await all.disputes.read('disputedAt', node, log.claims[1].receiptId)) > 0n);
+});
+
+test('disputes: who disputes by a place in the log shows that place', async () => {
+  const { all } = await ready();
+  const { log, size, begin } = await backdated(all);
+  const { path } = log.logged(0);
+  await bond(all, person(2));
+  await reverts(begin(0, { path: [...path].map(() => NOTHING) }), 'NotInLog');
+  await reverts(begin(0, { path: [] }), 'BadPath');
+  await reverts(begin(0, { path: [...path, NOTHING] }), 'BadPath');
+  await reverts(begin(0, { path: log.logged(1).path }), 'NotInLog');
+  await reverts(begin(0, { index: 1 }), 'NotInLog');
+  await reverts(begin(0, { index: size }), 'BadPath');
+  await reverts(begin(0, { at: size - 1 }), 'BadPath');
+  await reverts(begin(0, { at: size - 1, path: [] }), 'NotInLog');
+  await reverts(begin(0, { at: size + 2 }), 'BadPath');
+  await reverts(begin(0, { of: person(2) }), 'WrongNode', [getAddress(node)]);
+  const other = claim({ node, receiptId: receiptId(9), timeMs: all.chain.time * 1000n });
+  await reverts(begin(0, { claim: other.claim, signature: other.signature }), 'NotInLog');
+  await reverts(begin(0, { signature: `0x${'22'.repeat(65)}` }), undefined);
+  assert.equal(await all.disputes.read('gameCount'), 0n);
+  // The bond, the one try and the limits are the same as without a place.
+  const args = [node, size, 0, log.logged(0), step(TURN.node)];
+  await reverts(all.disputes.send(hunter, 'openLogged', args, COIN - 1n), 'WrongBond', [COIN - 1n, COIN]);
+  await all.disputes.send(hunter, 'openLogged', args, COIN);
+  await reverts(begin(0), 'AlreadyTried');
+  await reverts(open(all, log.claims[0], TURN.node, { value: 2n * COIN }), 'OutsideWindow');
+});
+
+test('disputes: a later time in the claim lengthens the window, and one of the far future waits for its time', async () => {
+  const { all, chain } = await ready();
+  const log = new Log(all, node);
+  const ahead = chain.time + 5n * windowSeconds;
+  log.add(1, () => ({ timeMs: ahead * 1000n }));
+  const size = await log.post();
+  const begin = () => all.disputes.send(hunter, 'openLogged', [node, size, 0, log.logged(0), step(TURN.node)], COIN);
+  await reverts(begin(), 'OutsideWindow');
+  chain.time = ahead + windowSeconds;
+  await reverts(begin(), 'OutsideWindow');
+  chain.time = ahead + windowSeconds - 1n;
+  await begin();
+});
+
+test('disputes: known fault: a later log begins the time anew', async () => {
+  const { all, chain } = await ready();
+  const { log, posted, begin } = await backdated(all);
+  chain.time = posted + windowSeconds;
+  await reverts(begin(0), 'OutsideWindow');
+  log.add(1);
+  const later = await log.post();
+  // Any log that has the claim counts, also the newest. When this fails the fault is gone, and it must be `OutsideWindow`.
+  assert.deepEqual((await begin(0, { at: later })).events.slice(0, 2).map((e) => e.name), ['Opened', 'Ended']);
+});
+
 test('disputes: the bond grows with the open games, which are limited', async () => {
   const { all, chain } = await ready();
   const by = (n) => ({ by: person(3 + n) });
@@ -339,7 +425,18 @@ test('equivocation: two roots of one size, or another than the posted one', asyn
 
 test('disputes: only the jury marks receipts, only judges record faults', async () => {
   const { all } = await ready();
-  await reverts(all.disputes.send(hunter, 'markLost', [node, receiptId(1)]), 'OnlyJury');
+  for (const who of [hunter, node, person(900)]) {
+    await reverts(all.disputes.send(who, 'markLost', [node, receiptId(1)]), 'OnlyJury', [getAddress(who)]);
+    await reverts(all.disputes.send(who, 'markDisputed', [node, receiptId(1)]), 'OnlyJury', [getAddress(who)]);
+  }
+  const at = () => all.disputes.read('disputedAt', node, receiptId(1));
+  assert.equal(await at(), 0n);
+  await all.disputes.send(all.jury.address, 'markDisputed', [node, receiptId(1)]);
+  const first = await at();
+  assert.ok(first > 0n);
+  // The first block stays: a canary that is planted later protects nobody.
+  await all.disputes.send(all.jury.address, 'markDisputed', [node, receiptId(1)]);
+  assert.equal(await at(), first);
   await reverts(all.audits.send(hunter, 'onFault', [node]), 'OnlyJudge');
   await reverts(all.audits.send(hunter, 'onNodeLost', [node, receiptId(1), hunter]), 'OnlyJudge');
   await reverts(all.audits.send(hunter, 'beginAccusation', [node, receiptId(1), hunter]), 'OnlyJudge');
