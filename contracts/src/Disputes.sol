@@ -150,6 +150,9 @@ contract Disputes is Equivocations {
     /// @notice Too many disputes about the node are open: wait for one to end.
     /// @param node The node.
     error TooManyOpen(address node);
+    /// @notice An earlier log has the claim: name the first one.
+    /// @param previousSize Size of the log before.
+    error LaterLog(uint64 previousSize);
     /// @notice It is not the sender's turn, or the game is over or does not exist.
     error NotYourTurn();
     /// @notice The time for the move is over.
@@ -210,7 +213,7 @@ contract Disputes is Equivocations {
     /// @notice Disputes a claim that is in its node's log. The time for that counts from when the log was posted: what a node
     /// writes into the claim cannot shorten it. The coins of the call are `bondFor(node)`.
     /// @param node The node.
-    /// @param size Size of a log that has the claim.
+    /// @param size Size of the first posted log that has the claim.
     /// @param index The claim's place in it.
     /// @param logged The claim and its path.
     /// @param opening What is wrong with it, as the referee reads it.
@@ -222,7 +225,14 @@ contract Disputes is Equivocations {
         returns (uint256 id)
     {
         MerkleLog.check(LOG, node, size, index, logged);
-        id = _open(logged.claim, logged.signature, opening, LOG.timeOf(node, size));
+        id = _open(logged.claim, logged.signature, opening, _postedAt(node, size, index));
+    }
+
+    /// @dev When the receipt at `index` came to the ledger. A later log has it too, but must not begin the time anew.
+    function _postedAt(address node, uint64 size, uint64 index) private view returns (uint64) {
+        (,, uint64 previousSize) = LOG.batch(node, size);
+        if (previousSize > index) revert LaterLog(previousSize);
+        return LOG.timeOf(node, size);
     }
 
     /// @dev Both ways to begin; `posted` is the Unix time from which on everybody could see the claim, if it is known.

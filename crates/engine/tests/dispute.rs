@@ -65,11 +65,14 @@ fn sizes(program: &Program) -> Vec<usize> {
     program.ops.iter().map(|op| op.size).collect()
 }
 
+/// Rows by position, layer and kind.
+type Rows = BTreeMap<(usize, usize, RowKind), Vec<u8>>;
+
 /// A computation made element by element by the referee's own rules, which may have a fault.
 #[derive(Clone, Default)]
 struct Forged {
     fed: Vec<u32>,
-    rows: Arc<Mutex<BTreeMap<(usize, usize, RowKind), Vec<u8>>>>,
+    rows: Arc<Mutex<Rows>>,
     leaves: Vec<Vec<u8>>,
 }
 

@@ -334,6 +334,7 @@ mod tests {
             });
             done.push(found.unwrap());
         }
+        let grammar = choosing(&model, &parsed.job, sampling, 0).unwrap().constraint.is_some();
         let tokens: Vec<Vec<u32>> = done.iter().map(|d| d.tokens.clone()).collect();
         let roots: Vec<B256> = done.iter().map(|d| d.trace_root).collect();
         let zero = B256::ZERO;
@@ -351,7 +352,7 @@ mod tests {
             max_tokens: 20 * parsed.job.n,
             choices: parsed.job.n,
             sampling,
-            options: zero,
+            options: Options::commitment(Options::new(&zero, &parsed.job.logit_bias, grammar).as_ref()),
             trace_root: trace_root_of(&roots),
             price_input: 0,
             price_output: 0,
