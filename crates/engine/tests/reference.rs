@@ -153,7 +153,10 @@ fn replay_confirms_honest_answers_and_finds_the_first_lie() {
     let sampling = Sampling { temperature: 1.0, seed: 5, presence_penalty: 0.3, ..Sampling::GREEDY };
     let done = finish(submit(&engine, prompt.clone(), sampling, 40, &[]));
     let honest = replay(&model, &prompt, &done.tokens, Choosing::new(sampling)).unwrap();
-    assert_eq!(honest, Replay { first_difference: None, trace_root: done.trace_root, logprobs: vec![] });
+    assert_eq!(
+        honest,
+        Replay { first_difference: None, chosen: None, trace_root: done.trace_root, logprobs: vec![] }
+    );
     for i in 0..done.tokens.len() {
         let mut lie = done.tokens.clone();
         lie[i] = (lie[i] + 1) % 2048;
