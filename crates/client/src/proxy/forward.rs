@@ -97,7 +97,7 @@ async fn run(
         let nodes = replicate::nodes(headers, &proxy)?;
         return replicate::Question { proxy, path, manifest, offers, request, streaming, nodes }.ask().await;
     }
-    let (exchange, upstream) = connect(&proxy, path, manifest, offers, request, rung).await?;
+    let (exchange, upstream) = connect(&proxy, path, manifest, offers, request, rung, headers).await?;
     if !upstream.status().is_success() {
         return Ok(pass_error_on(&exchange, upstream).await?);
     }
@@ -116,6 +116,7 @@ async fn connect(
     offers: Vec<Offer>,
     request: String,
     rung: Rung,
+    headers: &HeaderMap,
 ) -> Result<(Exchange, reqwest::Response), ClientError> {
     let mut last = None;
     let mut filled = None;
@@ -136,6 +137,7 @@ async fn connect(
             .header("og-nonce", nonce.to_string())
             .header("og-assurance", rung.name())
             .header("og-proof", "inline")
+            .headers(super::disclose(headers))
             .body(request.clone())
             .send()
             .await;

@@ -15,7 +15,7 @@ use alloy_primitives::{B256, keccak256};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Path, Query, State, rejection::QueryRejection},
-    http::StatusCode,
+    http::{HeaderMap, HeaderName, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -164,6 +164,12 @@ impl Proxy {
             .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
             .with_state(self.clone())
     }
+}
+
+/// To whom the client lets nodes show the answer: passed on as it is.
+fn disclose(headers: &HeaderMap) -> HeaderMap {
+    let name = HeaderName::from_static("og-disclose");
+    headers.get(&name).map(|to| (name, to.clone())).into_iter().collect()
 }
 
 fn model_json(m: &ModelManifest) -> Value {
