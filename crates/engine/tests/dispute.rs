@@ -193,15 +193,11 @@ fn setting(case: &str, prompt: &[u32], tokens: u32, sampling: Sampling, biases: 
         anchor_hash: B256::ZERO,
         time_ms: 0,
         arithmetic_class: ARITHMETIC_EXACT,
-        arithmetic_version: kernels_version(),
+        arithmetic_version: 3,
         rung_requested: 4,
         rung_achieved: 4,
     };
     Setting { model, claim, nonce, prompt: prompt.to_vec(), options }
-}
-
-fn kernels_version() -> u16 {
-    3
 }
 
 impl Setting {
