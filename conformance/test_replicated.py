@@ -197,7 +197,8 @@ def test_nodes_keep_their_answers_back(pair, model, devnet):
     # Auditors, who are drawn for it at once, do not take that for a fault.
     time.sleep(14)
     call = {"jsonrpc": "2.0", "id": 1, "method": "eth_getLogs"}
-    jury = {"address": devnet.ready["contracts"]["Jury"], "fromBlock": "0x0", "toBlock": "latest"}
+    ours = [f"0x{n[2:]:0>64}" for n in nodes]
+    jury = {"address": devnet.ready["contracts"]["Jury"], "topics": [None, None, ours], "fromBlock": "0x0", "toBlock": "latest"}
     assert client.post(devnet.rpc_url, json=call | {"params": [jury]}).json()["result"] == []
     reveals = [f"{u}/og/v1/reveal/{i}" for u, i in zip(urls, ids, strict=True)]
     for bad in (
