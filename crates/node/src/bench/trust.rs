@@ -12,7 +12,7 @@ use engine::{
     dispute::{Dispute, Inputs, Player, Replayed, Table, TensorStore, Trace},
     replay,
 };
-use referee::{Game, Move, Opening, Outcome, Party, Program, RowKind, Shape, Target, TargetKind};
+use referee::{Game, Move, Outcome, Party, Program, RowKind, Shape, Target, TargetKind};
 use serde_json::{Value, json};
 use std::{
     ops::ControlFlow,
@@ -86,8 +86,8 @@ impl Answer {
         Ok(Replayed::new(self.model.clone(), &self.prompt, &self.output)?)
     }
 
-    /// A node changes one element of one vector; somebody disputes it.
-    fn dispute(&self, weights: &TensorStore, number: u64) -> anyhow::Result<Played> {
+    /// A node changes one element of one vector; somebody disputes it. `None` when the change does not reach the trace.
+    fn dispute(&self, weights: &TensorStore, number: u64) -> anyhow::Result<Option<Played>> {
         let draw = |what: u64, n: usize| {
             let hash = keccak256([number.to_be_bytes(), what.to_be_bytes()].concat());
             u64::from_be_bytes(hash[..8].try_into().unwrap_or_default()) as usize % n
@@ -117,7 +117,7 @@ impl Answer {
         let claim = Claim { trace_root: merkle::root(&hashes), ..self.claim.clone() };
         let mut node = self.player(&claim, Box::new(Altered { inner: honest, leaves }))?;
         let mut challenger = self.player(&claim, Box::new(self.trace()?))?;
-        let opening = challenger.allegation().unwrap_or(Opening::Trace);
+        let Some(opening) = challenger.allegation() else { return Ok(None) };
         let mut outcome = Game::start(claim, &opening)?;
         let mut played = Played {
             moves: 0,
@@ -132,7 +132,7 @@ impl Answer {
                 Outcome::Next(game) => game,
                 Outcome::Won(party) => {
                     played.challenger_won = party == Party::Challenger;
-                    return Ok(played);
+                    return Ok(Some(played));
                 }
             };
             let by = match game.turn() {
@@ -268,9 +268,11 @@ pub(super) fn run(args: &BenchTrustArgs) -> anyhow::Result<()> {
     let answer = Answer { model: model.clone(), claim, nonce, prompt, output };
     let weights = TensorStore::open(&model)?;
     let mut games = Vec::new();
-    for i in 0..args.games {
-        let game = answer.dispute(&weights, i)?;
-        anyhow::ensure!(game.challenger_won, "game {i} was lost by the honest party");
+    let mut number = 0;
+    while (games.len() as u64) < args.games {
+        number += 1;
+        let Some(game) = answer.dispute(&weights, number)? else { continue };
+        anyhow::ensure!(game.challenger_won, "game {number} was lost by the honest party");
         games.push(game);
     }
     let of = |f: &dyn Fn(&Played) -> f64| {
