@@ -299,8 +299,9 @@ impl Game {
             (Phase::Cells, Move::Nodes(nodes)) => self.show(nodes, Phase::PickCells)?,
             (Phase::PickCells, Move::Pick(i)) => self.pick(i, Phase::Cells, Phase::Chunk)?,
             (Phase::Chunk, Move::Chunk(bytes)) => {
-                let end = self.lengths[self.vector as usize].min((self.first + 1) * CELL_CHUNK as u64);
-                let whole = bytes.len() as u64 == end - self.first * CELL_CHUNK as u64;
+                let begin = self.first * CELL_CHUNK as u64;
+                let end = self.lengths[self.vector as usize].min(begin + CELL_CHUNK as u64);
+                let whole = Some(bytes.len() as u64) == end.checked_sub(begin);
                 if !whole || merkle::leaf_hash(&bytes) != self.hash {
                     return Err(RefereeError::BadMove("another chunk than the node committed to"));
                 }

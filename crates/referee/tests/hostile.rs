@@ -80,12 +80,12 @@ fn any_move() -> impl Strategy<Value = Move> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn any_state_and_any_move(
-        phase in any_phase(), by in any_move(), (first, size, vector): (u64, u64, u64),
-        lengths in prop::collection::vec(any::<u64>(), 0..4), counts: (u32, u32), position: u64, small: bool,
+        phase in any_phase(), by in any_move(), (first, size, vector) in any::<(u64, u64, u64)>(),
+        lengths in prop::collection::vec(any::<u64>(), 0..4), counts in any::<(u32, u32)>(), position in any::<u64>(), small in any::<bool>(),
     ) {
         let mut game = game();
         let cut = |n: u64| if small { n % 70 } else { n };
@@ -103,7 +103,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes(mut state in Just(game().encode()), at: prop::sample::Index, byte: u8, noise in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes(mut state in Just(game().encode()), at in any::<prop::sample::Index>(), byte in any::<u8>(), noise in prop::collection::vec(any::<u8>(), 0..200)) {
         let at = at.index(state.len());
         state[at] = byte;
         for state in [&state, &noise] {
