@@ -154,30 +154,29 @@ sol! {
     }
 }
 
+/// Storage slot of `mapping[node][key]` for a mapping of mappings at slot `base` (Solidity documentation, "Layout of State
+/// Variables in Storage").
+fn nested_slot(base: u64, node: Address, key: B256) -> B256 {
+    let outer = keccak256((node, U256::from(base)).abi_encode());
+    keccak256((key, outer).abi_encode())
+}
+
 /// Storage slots of `Disputes.lost[node][receipt]` (slot 8) and `Disputes.disputedAt[node][receipt]` (slot 7).
 pub fn dispute_slots(node: Address, receipt: B256) -> (B256, B256) {
-    let slot = |base: u64| {
-        let outer = keccak256((node, U256::from(base)).abi_encode());
-        keccak256((receipt, outer).abi_encode())
-    };
-    (slot(8), slot(7))
+    (nested_slot(8, node, receipt), nested_slot(7, node, receipt))
 }
 
 /// Storage slot of `ReceiptLog._posted[node][size]` (slot 2); the Unix time is in the third 64 bits.
 pub fn posted_slot(node: Address, size: u64) -> B256 {
-    let outer = keccak256((node, U256::from(2)).abi_encode());
-    keccak256((U256::from(size), outer).abi_encode())
+    nested_slot(2, node, U256::from(size).into())
 }
 
 /// Storage slot of the word of `Audits._right[node]` (slot 6) that has the bit of the receipt at `index`; the bit is `index % 256`.
 pub fn right_slot(node: Address, index: u64) -> B256 {
-    let outer = keccak256((node, U256::from(6)).abi_encode());
-    keccak256((U256::from(index / 256), outer).abi_encode())
+    nested_slot(6, node, U256::from(index / 256).into())
 }
 
-/// Storage slot of `ReceiptLog.roots[node][size]`: a mapping of mappings at slot 0 (Solidity documentation, "Layout of State
-/// Variables in Storage").
+/// Storage slot of `ReceiptLog.roots[node][size]` (slot 0).
 pub fn receipt_log_slot(node: Address, size: u64) -> B256 {
-    let outer = keccak256((node, U256::ZERO).abi_encode());
-    keccak256((U256::from(size), outer).abi_encode())
+    nested_slot(0, node, U256::from(size).into())
 }

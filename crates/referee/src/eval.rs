@@ -100,7 +100,7 @@ impl Cells<'_> {
     }
 
     pub(crate) fn f32(&self, op: usize, i: usize) -> Result<f32, RefereeError> {
-        Ok(sampling::f32_in(&self.0.cells(op, i * 4..i * 4 + 4)?))
+        Ok(f32_at(&self.0.cells(op, i * 4..i * 4 + 4)?, 0))
     }
 
     pub(crate) fn u32(&self, op: usize, i: usize) -> Result<u32, RefereeError> {

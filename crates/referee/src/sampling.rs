@@ -2,7 +2,7 @@
 
 use crate::{
     OpKind, Program, Reader, RefereeError,
-    eval::{Cells, f32_at, u32_at},
+    eval::{Cells, u32_at},
     program::SCAN,
 };
 use kernels::{exp, uniform};
@@ -294,8 +294,4 @@ impl Program {
     fn best_of(&self, x: usize) -> Result<usize, RefereeError> {
         self.index_of(&OpKind::Best { x })
     }
-}
-
-pub(crate) fn f32_in(bytes: &[u8]) -> f32 {
-    f32_at(bytes, 0)
 }
