@@ -44,11 +44,13 @@ pub struct SystemContracts {
     pub jury: Address,
     /// `Escrow`: what clients pay.
     pub escrow: Address,
+    /// `History`: hashes of all blocks, so that an old block can be checked against a new one.
+    pub history: Address,
 }
 
 impl SystemContracts {
     /// All addresses, in order of the fields.
-    pub fn all(&self) -> [Address; 11] {
+    pub fn all(&self) -> [Address; 12] {
         [
             self.model_registry,
             self.node_registry,
@@ -61,6 +63,7 @@ impl SystemContracts {
             self.disputes,
             self.jury,
             self.escrow,
+            self.history,
         ]
     }
 
@@ -79,6 +82,7 @@ impl SystemContracts {
             disputes: a,
             jury: a,
             escrow: a,
+            history: a,
         }
     }
 }
