@@ -1,11 +1,14 @@
-use crate::{FinalityCertificate, Handover, ModelManifest, NetworkConfig, Receipt, Rung, TypesError, limits};
+use crate::{
+    FinalityCertificate, Handover, ModelManifest, NetworkConfig, Receipt, Rung, TypesError, Validator, limits,
+    validators::check_order,
+};
 use alloy_primitives::{B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
 
 /// The `format` of proof files that this version reads and writes.
-pub const PROOF_FORMAT: &str = "og-proof/3";
+pub const PROOF_FORMAT: &str = "og-proof/4";
 
-/// Proof file v3: all that is needed to check an answer with no network.
+/// Proof file v4: all that is needed to check an answer with no network.
 ///
 /// The file is JSON with exactly one accepted spelling: [`ProofFile::decode`] rejects bytes that differ from
 /// [`ProofFile::encode`] of what they say. What each part must satisfy is checked in `client::proof`.
@@ -26,6 +29,9 @@ pub struct ProofFile {
     pub ledger: LedgerProof,
     /// The network's configuration; its commitment is in the genesis header.
     pub network: NetworkConfig,
+    /// Instead of the first validators, their [root](NetworkConfig::validators_root): for readers whose trust begins at a checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validators_root: Option<B256>,
     /// RLP of the genesis header; its hash is the network's name.
     pub genesis_header: Bytes,
 }
@@ -64,10 +70,14 @@ pub struct LogProof {
 pub struct LedgerProof {
     /// RLP of the header.
     pub header: Bytes,
-    /// Changes of the validator set from genesis to the set that voted for the header, in order; empty when it never changed.
+    /// Where the reader's trust begins; genesis when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointProof>,
+    /// Changes of the validator set from genesis or the checkpoint to the set that voted for the header, in order.
     pub handovers: Vec<Handover>,
-    /// Quorum of validators that finalised the header.
-    pub certificate: FinalityCertificate,
+    /// Quorum of validators that finalised the header; absent when a newer checkpoint vouches for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<FinalityCertificate>,
     /// Merkle-Patricia proof of the `ReceiptLog` contract's account under the header's state root (EIP-1186).
     pub account_proof: Vec<Bytes>,
     /// Merkle-Patricia proof of the slot that holds the root of `log.size` under the account's storage root.
@@ -75,6 +85,33 @@ pub struct LedgerProof {
     /// What became of the answer; only for the rung `audited`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditProof>,
+}
+
+/// How a reader who trusts one final block, the checkpoint, gets from it to the header of a proof.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointProof {
+    /// RLP of the checkpoint's header.
+    pub header: Bytes,
+    /// The way.
+    pub path: CheckpointPath,
+}
+
+/// See [`CheckpointProof`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum CheckpointPath {
+    /// Back: the checkpoint is newer, and its state has the hashes of all blocks before it ([`history`](crate::history)).
+    History {
+        /// Account of the contract `History` under the checkpoint's state root (EIP-1186).
+        account_proof: Vec<Bytes>,
+        /// Slot of the peak of the mountain that has the block.
+        peak_proof: Vec<Bytes>,
+        /// Siblings from the block's leaf up to that peak.
+        path: Vec<B256>,
+    },
+    /// Onwards: the checkpoint is not newer. The validators that voted for it, whom its header names; handovers go on from them.
+    Validators(Vec<Validator>),
 }
 
 /// What the state says about one answer: values of four slots, with their proofs (EIP-1186).
@@ -175,14 +212,56 @@ impl ProofFile {
                 bound("audit proof", proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
             }
         }
-        bound("number of handovers", self.ledger.handovers.len(), limits::HANDOVERS_MAX)?;
-        for handover in &self.ledger.handovers {
+        self.ledger.check_bounds()?;
+        self.receipt.check_bounds()?;
+        self.receipt.claim.sampling.validate()?;
+        match (self.validators_root, &self.ledger.checkpoint) {
+            (None, _) => self.network.check(),
+            (Some(_), Some(_)) if self.network.validators.is_empty() => self.network.check_rules(),
+            (Some(_), _) => Err(TypesError::Encoding {
+                what: "proof file",
+                detail: "the first validators can be left out only behind a checkpoint, and not in part".into(),
+            }),
+        }
+    }
+}
+
+impl LedgerProof {
+    /// Checks every bound, and that the parts fit each other: a certificate unless a newer checkpoint vouches for the header.
+    ///
+    /// # Errors
+    /// [`TypesError`].
+    pub fn check_bounds(&self) -> Result<(), TypesError> {
+        let bound = |what, size, max| {
+            if size > max { Err(TypesError::TooLarge { what, size, max }) } else { Ok(()) }
+        };
+        bound("number of handovers", self.handovers.len(), limits::HANDOVERS_MAX)?;
+        for handover in &self.handovers {
             bound("header", handover.header.len(), limits::HEADER_BYTES_MAX)?;
             handover.next.check()?;
         }
-        self.receipt.check_bounds()?;
-        self.receipt.claim.sampling.validate()?;
-        self.network.check()
+        let mut vouched = false;
+        if let Some(checkpoint) = &self.checkpoint {
+            bound("header", checkpoint.header.len(), limits::HEADER_BYTES_MAX)?;
+            match &checkpoint.path {
+                CheckpointPath::History { account_proof, peak_proof, path } => {
+                    bound("account proof", account_proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
+                    bound("storage proof", peak_proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
+                    bound("Merkle path", path.len(), limits::MERKLE_PATH_MAX)?;
+                    vouched = true;
+                }
+                CheckpointPath::Validators(members) => {
+                    check_order("validators of the checkpoint", members.iter().map(|v| v.peer))?;
+                }
+            }
+        }
+        if vouched != self.certificate.is_none() || (vouched && !self.handovers.is_empty()) {
+            return Err(TypesError::Encoding {
+                what: "proof file",
+                detail: "either a newer checkpoint vouches for the header, or validators do: not both, not neither".into(),
+            });
+        }
+        Ok(())
     }
 }
 
