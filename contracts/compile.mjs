@@ -20,8 +20,8 @@ const SETTINGS = {
 
 /** Names of the system contracts: every `src/` file with a contract of the same name. */
 export const SYSTEM_CONTRACTS = [
-  'Auditors', 'Audits', 'Beacon', 'Disputes', 'Escrow', 'History', 'Jury', 'ModelRegistry', 'NodeRegistry', 'ReceiptLog',
-  'Staking', 'WrappedNative',
+  'Auditors', 'Audits', 'Beacon', 'Disputes', 'Escrow', 'Jury', 'ModelRegistry', 'NodeRegistry', 'ReceiptLog', 'Staking',
+  'WrappedNative',
 ];
 
 function findImport(path) {

@@ -36,8 +36,6 @@ pub struct ChainParams {
     pub staking: Option<Address>,
     /// The contract that keeps the randomness of blocks.
     pub beacon: Option<Address>,
-    /// Contract that accumulates the hashes of all blocks.
-    pub history: Option<Address>,
 }
 
 /// What the proposer decides about a block besides its transactions.

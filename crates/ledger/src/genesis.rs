@@ -74,15 +74,13 @@ pub struct Genesis {
 impl Genesis {
     /// The rules of this chain.
     pub fn params(&self, network: &NetworkConfig) -> ChainParams {
-        let types::SystemContracts { staking, beacon, history, .. } = network.contracts;
-        let some = |address: Address| (!address.is_zero()).then_some(address);
+        let (staking, beacon) = (network.contracts.staking, network.contracts.beacon);
         ChainParams {
             chain_id: self.chain_id,
             gas_limit: self.gas_limit,
             epoch_blocks: network.epoch_blocks,
-            staking: some(staking),
-            beacon: some(beacon),
-            history: some(history),
+            staking: (!staking.is_zero()).then_some(staking),
+            beacon: (!beacon.is_zero()).then_some(beacon),
         }
     }
 

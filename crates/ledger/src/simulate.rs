@@ -93,7 +93,7 @@ impl Ledger {
             return refuse(-38021, format!("block timestamps must be in order: {this} <= {before}"));
         }
         // The system calls of a block, without those that count validators' turns.
-        let params = ChainParams { staking: None, beacon: None, history: None, ..*self.params() };
+        let params = ChainParams { staking: None, beacon: None, ..*self.params() };
         let mut before = evm(&mut *db, &params, self.genesis(), env.clone(), |_| {});
         let committee = at.validators().commitment();
         begin_block(&mut before, &params, parent_hash, committee, &Turn::default())?;

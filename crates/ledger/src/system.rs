@@ -23,7 +23,6 @@ sol! {
     struct ActiveValidator { address operator; bytes32 peer; bytes vote; }
     struct Reward { address to; uint256 amount; }
     function record() external;
-    interface History { function record(bytes32 parentHash) external; }
     function beginBlock(uint256 proposer, uint256[] calldata missed) external;
     function endEpoch() external returns (ActiveValidator[] memory next, Reward[] memory rewards);
 }
@@ -64,9 +63,6 @@ pub(crate) fn begin_block<DB: Database<Error = LedgerError> + DatabaseCommit>(
     call(evm, BEACON_ROOTS_ADDRESS, validators.into())?;
     if let Some(beacon) = params.beacon {
         call(evm, beacon, recordCall {}.abi_encode().into())?;
-    }
-    if let Some(history) = params.history {
-        call(evm, history, History::recordCall { parentHash: parent_hash }.abi_encode().into())?;
     }
     if let Some(staking) = params.staking {
         let missed = turn.missed.iter().map(|i| U256::from(*i)).collect();

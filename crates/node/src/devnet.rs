@@ -183,7 +183,6 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
             "WrappedNative": c.wrapped_native.to_string(), "Staking": c.staking.to_string(),
             "Beacon": c.beacon.to_string(), "Auditors": c.auditors.to_string(), "Audits": c.audits.to_string(),
             "Disputes": c.disputes.to_string(), "Jury": c.jury.to_string(), "Escrow": c.escrow.to_string(),
-            "History": c.history.to_string(),
         },
         "data": dir,
         "ready_after_ms": began.elapsed().as_millis() as u64,

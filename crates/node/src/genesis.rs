@@ -31,7 +31,6 @@ const AUDITS: u64 = 7;
 const DISPUTES: u64 = 8;
 const JURY: u64 = 9;
 const ESCROW: u64 = 10;
-const HISTORY: u64 = 11;
 
 macro_rules! artifact {
     ($name:literal) => {
@@ -75,7 +74,6 @@ pub(crate) fn system_contracts() -> SystemContracts {
         disputes: Genesis::deployment_address(DISPUTES),
         jury: Genesis::deployment_address(JURY),
         escrow: Genesis::deployment_address(ESCROW),
-        history: Genesis::deployment_address(HISTORY),
     }
 }
 
@@ -134,7 +132,6 @@ impl NewNetwork {
             deployment(artifact!("Disputes"), trust.disputes(&contracts))?,
             deployment(artifact!("Jury"), trust.jury(&contracts))?,
             deployment(artifact!("Escrow"), trust.escrow(&contracts))?,
-            deployment(artifact!("History"), vec![])?,
         ];
         let genesis = Genesis {
             chain_id: self.chain_id,

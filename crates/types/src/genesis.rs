@@ -44,13 +44,11 @@ pub struct SystemContracts {
     pub jury: Address,
     /// `Escrow`: what clients pay.
     pub escrow: Address,
-    /// `History`: hashes of all blocks, so that an old block can be checked against a new one.
-    pub history: Address,
 }
 
 impl SystemContracts {
     /// All addresses, in order of the fields.
-    pub fn all(&self) -> [Address; 12] {
+    pub fn all(&self) -> [Address; 11] {
         [
             self.model_registry,
             self.node_registry,
@@ -63,7 +61,6 @@ impl SystemContracts {
             self.disputes,
             self.jury,
             self.escrow,
-            self.history,
         ]
     }
 
@@ -82,7 +79,6 @@ impl SystemContracts {
             disputes: a,
             jury: a,
             escrow: a,
-            history: a,
         }
     }
 }

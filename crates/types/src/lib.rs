@@ -20,7 +20,6 @@ mod claim;
 mod error;
 mod evidence;
 mod genesis;
-pub mod history;
 mod ids;
 mod manifest;
 pub mod merkle;

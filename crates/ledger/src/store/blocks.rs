@@ -1,6 +1,6 @@
 //! Blocks and what belongs to them, by number.
 
-use super::{fault, history};
+use super::fault;
 use crate::{Block, Executed, LedgerError, block::Turn, sync::Anchor};
 use alloy_consensus::{Header, ReceiptEnvelope};
 use alloy_primitives::B256;
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use types::{FinalityCertificate, Handover, ValidatorSet};
 
 const BLOCKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("blocks");
-pub(super) const HASHES: TableDefinition<'_, u64, [u8; 32]> = TableDefinition::new("hashes");
+const HASHES: TableDefinition<'_, u64, [u8; 32]> = TableDefinition::new("hashes");
 const TURNS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("turns");
 const RECEIPTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("receipts");
 const CERTIFICATES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("certificates");
@@ -54,7 +54,6 @@ impl BlockDb {
         }
         write.open_table(META).map_err(fault)?;
         write.open_table(HASHES).map_err(fault)?;
-        write.open_table(history::NODES).map_err(fault)?;
         write.open_table(NUMBERS).map_err(fault)?;
         write.open_table(TRANSACTIONS).map_err(fault)?;
         write.commit().map_err(fault)?;
@@ -65,7 +64,6 @@ impl BlockDb {
         let certificates = std::mem::take(&mut *self.certificates.lock());
         let write = self.db.begin_write().map_err(fault)?;
         put_block(&write, executed.block(), executed.turn(), executed.receipts())?;
-        history::grow(&write, executed.number())?;
         {
             let mut sets = write.open_table(VALIDATORS).map_err(fault)?;
             let set = executed.validators();
@@ -169,11 +167,6 @@ impl BlockDb {
         let read = self.db.begin_read().map_err(fault)?;
         let table = read.open_table(HASHES).map_err(fault)?;
         Ok(table.get(number).map_err(fault)?.map(|v| v.value().into()))
-    }
-
-    /// Siblings from block `index` up in the accumulator of the first `size` block hashes.
-    pub(super) fn history_path(&self, index: u64, size: u64) -> Result<Option<Vec<B256>>, LedgerError> {
-        history::path(&self.db, index, size)
     }
 
     pub(super) fn number(&self, hash: &B256) -> Result<Option<u64>, LedgerError> {

@@ -5,7 +5,6 @@
 //! file is consistent after a crash at any point, and the state file is never ahead of the block file.
 
 mod blocks;
-mod history;
 mod nodes;
 
 pub use blocks::BlockRange;
@@ -221,15 +220,6 @@ impl Store {
     /// [`LedgerError::Store`].
     pub fn block_hash(&self, number: u64) -> Result<Option<B256>, LedgerError> {
         self.blocks.hash(number)
-    }
-
-    /// Siblings from block `index` up in the accumulator that the state after block `size` has (`types::history`); `None` when there is no
-    /// such block, or a block hash is not here because a state sync left it out.
-    ///
-    /// # Errors
-    /// [`LedgerError::Store`].
-    pub fn history_path(&self, index: u64, size: u64) -> Result<Option<Vec<B256>>, LedgerError> {
-        self.blocks.history_path(index, size)
     }
 
     /// Number of the block with `hash`.

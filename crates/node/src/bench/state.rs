@@ -81,7 +81,6 @@ fn fill(dir: &Path, accounts: u64, senders: &[Account]) -> anyhow::Result<(Ledge
         epoch_blocks: 1 << 40,
         staking: None,
         beacon: None,
-        history: None,
     };
     let ledger = Ledger::new(params, genesis.hash());
     let mut import = Import::new(Store::open(dir, Retention::Full)?, 1);
