@@ -180,8 +180,3 @@ pub fn right_slot(node: Address, index: u64) -> B256 {
 pub fn receipt_log_slot(node: Address, size: u64) -> B256 {
     nested_slot(0, node, U256::from(size).into())
 }
-
-/// Storage slot of `History.peaks[height]`.
-pub fn peak_slot(height: u32) -> B256 {
-    keccak256((U256::from(height), U256::from(types::history::PEAKS_SLOT)).abi_encode())
-}

@@ -1,17 +1,16 @@
 //! The light client: who votes, what is final, and what a final state says.
 //!
 //! Trust starts at a genesis hash, or at a checkpoint somebody trusts, and follows the validator sets from there: each set names the next one
-//! in a header that it finalised. A checkpoint also vouches for every block before it, through the history of block hashes in its state. No
-//! step needs a network.
+//! in a header that it finalised. No step needs a network.
 
-use crate::contracts::{peak_slot, receipt_log_slot};
+use crate::contracts::receipt_log_slot;
 use alloy_consensus::Header;
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_rlp::Decodable as _;
 use alloy_trie::{Nibbles, TrieAccount, proof::verify_proof};
 use std::{fmt, str::FromStr};
 use types::{
-    FinalityCertificate, Handover, NetworkConfig, Validator, ValidatorSet, history, limits::HEADER_BYTES_MAX,
+    FinalityCertificate, Handover, NetworkConfig, Validator, ValidatorSet, limits::HEADER_BYTES_MAX,
 };
 use verify::finality;
 
@@ -42,13 +41,14 @@ impl FromStr for Checkpoint {
     }
 }
 
-/// Checks the genesis header of the network called `name`, and that it commits to the rules in `config` and to validators with this root.
+/// Checks the genesis header of the network called `name`, and that it commits to the rules in `config` and to its validators, of whom the
+/// root is enough.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
 pub fn check_rules(
     config: &NetworkConfig,
-    validators_root: B256,
+    validators_root: Option<B256>,
     genesis: &Bytes,
     name: B256,
 ) -> Result<(), String> {
@@ -56,7 +56,8 @@ pub fn check_rules(
     if hash != name {
         return Err(format!("the genesis header hashes to {hash}, not to {name}"));
     }
-    if header.number != 0 || header.extra_data.as_ref() != config.commitment_to(validators_root).as_slice() {
+    let commitment = validators_root.map_or_else(|| config.commitment(), |root| config.commitment_to(root));
+    if header.number != 0 || header.extra_data.as_ref() != commitment.as_slice() {
         return Err("the genesis header does not commit to this configuration".into());
     }
     Ok(())
@@ -75,30 +76,6 @@ pub fn checkpoint_header(checkpoint: Checkpoint, bytes: &Bytes) -> Result<Header
         ));
     }
     Ok(header)
-}
-
-/// Checks that the block `number` with this hash is in the history that the state of a newer block has.
-///
-/// # Errors
-/// A sentence that says what is wrong.
-pub fn check_history(
-    config: &NetworkConfig,
-    newer: &Header,
-    (number, hash): (u64, B256),
-    account_proof: &[Bytes],
-    peak_proof: &[Bytes],
-    path: &[B256],
-) -> Result<(), String> {
-    let (height, start) = history::mountain(number, newer.number)
-        .ok_or_else(|| format!("block {number} is not older than block {}", newer.number))?;
-    if path.len() != height as usize {
-        return Err(format!("a path of {} hashes, it must have {height}", path.len()));
-    }
-    let root = history::root(hash, number, start, path);
-    let account = check_account(newer.state_root, config.contracts.history, account_proof)?
-        .ok_or("the contract that keeps block hashes does not exist")?;
-    check_slot(account.storage_root, peak_slot(height), root.into(), peak_proof)
-        .map_err(|e| format!("block {number} with hash {hash} is not in the history of block {}: {e}", newer.number))
 }
 
 /// Decodes a header, canonically, with its hash.
@@ -123,7 +100,7 @@ pub fn header(bytes: &Bytes) -> Result<(Header, B256), String> {
 /// # Errors
 /// A sentence that says what is wrong.
 pub fn check_network(config: &NetworkConfig, genesis: &Bytes, name: B256) -> Result<(), String> {
-    check_rules(config, config.validators_root(), genesis, name)?;
+    check_rules(config, None, genesis, name)?;
     config.check().map_err(|e| e.to_string())?;
     for (i, validator) in config.validators.iter().enumerate() {
         let fault = |what: String| format!("validator {}: {what}", validator.peer);

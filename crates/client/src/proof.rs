@@ -148,9 +148,8 @@ fn check_ledger(checks: &mut Checks, file: &ProofFile, trust: &Trust) -> u64 {
         )
     });
     checks.record("ledger", on_ledger.map(|()| format!("the log's root is in the state of block {number}")));
-    let root = file.validators_root.unwrap_or_else(|| file.network.validators_root());
     let network =
-        light::check_rules(&file.network, root, &file.genesis_header, claim.genesis).and_then(|()| {
+        light::check_rules(&file.network, file.validators_root, &file.genesis_header, claim.genesis).and_then(|()| {
             match file.network.chain_id == claim.chain_id {
                 true => Ok(()),
                 false => Err("the receipt was signed for another chain id".into()),

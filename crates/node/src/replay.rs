@@ -391,18 +391,20 @@ mod tests {
             ledger: LedgerProof {
                 header: Bytes::new(),
                 handovers: vec![],
-                certificate: FinalityCertificate {
+                checkpoint: None,
+                certificate: Some(FinalityCertificate {
                     epoch: 0,
                     view: 0,
                     parent_view: 0,
                     block_hash: zero,
                     signers: Bytes::new(),
                     signature: FixedBytes::ZERO,
-                },
+                }),
                 account_proof: vec![],
                 storage_proof: vec![],
                 audit: None,
             },
+            validators_root: None,
             network: NetworkConfig {
                 version: types::NETWORK_VERSION,
                 chain_id: 7,

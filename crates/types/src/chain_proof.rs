@@ -1,4 +1,6 @@
-use crate::{FinalityCertificate, Handover, NetworkConfig, TypesError, Validator, limits, proof::decimal_u256};
+use crate::{
+    CheckpointProof, FinalityCertificate, Handover, NetworkConfig, TypesError, limits, proof::decimal_u256,
+};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +19,7 @@ pub struct ChainProof {
     pub genesis_header: Bytes,
     /// Where the reader's trust begins; genesis when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checkpoint: Option<ChainStart>,
+    pub checkpoint: Option<CheckpointProof>,
     /// Changes of the validator set, from genesis or from the checkpoint, in order.
     pub handovers: Vec<Handover>,
     /// RLP of the headers from the block in question to the certified one: each names the hash of the one before. One header, when the block has a
@@ -31,16 +33,6 @@ pub struct ChainProof {
     /// Transactions and receipts of the block.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub items: Vec<ItemFact>,
-}
-
-/// A final block that the reader trusts, and who voted for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ChainStart {
-    /// RLP of its header.
-    pub header: Bytes,
-    /// The validators that the header names.
-    pub members: Vec<Validator>,
 }
 
 /// An account, or that there is none (then all its values are zero).

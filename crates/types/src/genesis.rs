@@ -1,4 +1,5 @@
 use crate::{
+    proof::v3::{self, NETWORK_VERSION_V3},
     TypesError, Validator, ValidatorSet, error::decode_exact, limits::VALIDATORS_MAX, validators::check_order,
 };
 use alloy_primitives::{Address, B256, FixedBytes, keccak256};
@@ -155,7 +156,7 @@ impl NetworkConfig {
     /// # Errors
     /// [`TypesError`].
     pub(crate) fn check_rules(&self) -> Result<(), TypesError> {
-        if self.version != NETWORK_VERSION || self.epoch_blocks < 2 {
+        if !matches!(self.version, NETWORK_VERSION_V3 | NETWORK_VERSION) || self.epoch_blocks < 2 {
             return Err(TypesError::Encoding {
                 what: "network configuration",
                 detail: format!("the version must be {NETWORK_VERSION}, and an epoch must have at least 2 blocks"),
@@ -171,7 +172,10 @@ impl NetworkConfig {
 
     /// keccak-256 of `"og/network/4" ‖ RLP` of the fields, with [`validators_root`](Self::validators_root) in place of the validators.
     pub fn commitment(&self) -> B256 {
-        self.commitment_to(self.validators_root())
+        match self.version {
+            NETWORK_VERSION_V3 => v3::commitment(self),
+            _ => self.commitment_to(self.validators_root()),
+        }
     }
 
     /// [`commitment`](Self::commitment) for who knows only the root of the validators, and does not need more: a reader whose trust begins

@@ -39,7 +39,7 @@ mod voucher;
 pub mod limits;
 
 pub use certificate::FinalityCertificate;
-pub use chain_proof::{AccountFact, CHAIN_PROOF_FORMAT, ChainProof, ChainStart, ItemFact, ItemKind, SlotFact};
+pub use chain_proof::{AccountFact, CHAIN_PROOF_FORMAT, ChainProof, ItemFact, ItemKind, SlotFact};
 pub use claim::{
     ARITHMETIC_EXACT, ARITHMETIC_SIGNED_ONLY, Claim, TokenOpening, Tokens, commit_bytes, commit_tokens,
 };
@@ -50,7 +50,7 @@ pub use ids::{ModelId, ReceiptId};
 pub use manifest::{HyperParameter, ModelManifest};
 pub use options::{Bias, Options};
 pub use policy::Disclose;
-pub use proof::{AuditProof, CheckpointPath, CheckpointProof, Disclosure, LedgerProof, LogProof, PROOF_FORMAT, ProofFile};
+pub use proof::{AuditProof, CheckpointProof, Disclosure, LedgerProof, LogProof, PROOF_FORMAT, ProofFile};
 pub use receipt::{Receipt, log_leaf};
 pub use sampling::Sampling;
 pub use seal::Seal;

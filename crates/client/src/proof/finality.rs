@@ -1,10 +1,10 @@
-//! Why the header of a proof is final: votes that lead to it from genesis or a checkpoint, or a newer checkpoint's history.
+//! Why the header of a proof is final: votes that lead to it from genesis or a checkpoint.
 
 use crate::{
     light::{self, Trusted},
     trust::Trust,
 };
-use types::{CheckpointPath, ProofFile};
+use types::ProofFile;
 
 const DAY: u64 = 24 * 3600;
 
@@ -28,17 +28,10 @@ pub(super) fn check(file: &ProofFile, trust: &Trust) -> Result<String, String> {
         ));
     };
     let trusted = light::checkpoint_header(checkpoint, &proof.header)?;
-    match &proof.path {
-        CheckpointPath::Validators(members) => {
-            voted(file, Trusted::checkpoint(config, name, &trusted, members)?)
-        }
-        CheckpointPath::History { account_proof, peak_proof, path } => {
-            let (header, hash) = light::header(&ledger.header)?;
-            let block = (header.number, hash);
-            light::check_history(config, &trusted, block, account_proof, peak_proof, path)?;
-            Ok(format!("block {} is in the history of your checkpoint, block {}", header.number, trusted.number))
-        }
+    if proof.header == ledger.header {
+        return Ok(format!("block {} is your checkpoint", trusted.number));
     }
+    voted(file, Trusted::checkpoint(config, name, &trusted, &proof.members)?)
 }
 
 /// Follows the votes from `trusted` to the header.

@@ -1,5 +1,9 @@
+pub(crate) mod v3;
+
+pub use v3::PROOF_FORMAT_V3;
+
 use crate::{
-    FinalityCertificate, Handover, ModelManifest, NetworkConfig, Receipt, Rung, TypesError, Validator, limits,
+    FinalityCertificate, Handover, ModelManifest, NETWORK_VERSION, NetworkConfig, Receipt, Rung, TypesError, Validator, limits,
     validators::check_order,
 };
 use alloy_primitives::{B256, Bytes, U256};
@@ -15,7 +19,7 @@ pub const PROOF_FORMAT: &str = "og-proof/4";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProofFile {
-    /// Always [`PROOF_FORMAT`].
+    /// [`PROOF_FORMAT`]; [`PROOF_FORMAT_V3`] in a file that was read in the format before.
     pub format: String,
     /// The claim and its evidence.
     pub receipt: Receipt,
@@ -75,7 +79,7 @@ pub struct LedgerProof {
     pub checkpoint: Option<CheckpointProof>,
     /// Changes of the validator set from genesis or the checkpoint to the set that voted for the header, in order.
     pub handovers: Vec<Handover>,
-    /// Quorum of validators that finalised the header; absent when a newer checkpoint vouches for it.
+    /// Quorum of validators that finalised the header; absent when the header is the checkpoint's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<FinalityCertificate>,
     /// Merkle-Patricia proof of the `ReceiptLog` contract's account under the header's state root (EIP-1186).
@@ -87,31 +91,15 @@ pub struct LedgerProof {
     pub audit: Option<AuditProof>,
 }
 
-/// How a reader who trusts one final block, the checkpoint, gets from it to the header of a proof.
+/// A final block that the reader of a proof trusts, the checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointProof {
-    /// RLP of the checkpoint's header.
+    /// RLP of its header.
     pub header: Bytes,
-    /// The way.
-    pub path: CheckpointPath,
-}
-
-/// See [`CheckpointProof`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum CheckpointPath {
-    /// Back: the checkpoint is newer, and its state has the hashes of all blocks before it ([`history`](crate::history)).
-    History {
-        /// Account of the contract `History` under the checkpoint's state root (EIP-1186).
-        account_proof: Vec<Bytes>,
-        /// Slot of the peak of the mountain that has the block.
-        peak_proof: Vec<Bytes>,
-        /// Siblings from the block's leaf up to that peak.
-        path: Vec<B256>,
-    },
-    /// Onwards: the checkpoint is not newer. The validators that voted for it, whom its header names; handovers go on from them.
-    Validators(Vec<Validator>),
+    /// The validators that the header names, when handovers and the certificate go on from them; empty when the checkpoint is itself the block
+    /// in whose state something is proved.
+    pub members: Vec<Validator>,
 }
 
 /// What the state says about one answer: values of four slots, with their proofs (EIP-1186).
@@ -152,10 +140,10 @@ impl ProofFile {
         Ok(out)
     }
 
-    /// Reads canonical bytes and checks every bound.
+    /// Reads canonical bytes, of this format or of the one before, and checks every bound.
     ///
     /// # Errors
-    /// [`TypesError`] when too long, not JSON of this format, or spelled differently from [`ProofFile::encode`].
+    /// [`TypesError`] when too long, not JSON of such a format, or spelled in another way than the only accepted one.
     pub fn decode(bytes: &[u8]) -> Result<Self, TypesError> {
         let encoding = |detail: String| TypesError::Encoding { what: "proof file", detail };
         if bytes.len() > limits::PROOF_BYTES_MAX {
@@ -165,21 +153,28 @@ impl ProofFile {
                 max: limits::PROOF_BYTES_MAX,
             });
         }
-        let file: Self = serde_json::from_slice(bytes).map_err(|e| encoding(e.to_string()))?;
-        if file.format != PROOF_FORMAT {
-            return Err(encoding(format!(
-                "format is {:?}; this version reads {PROOF_FORMAT:?}",
-                file.format
-            )));
+        #[derive(Deserialize)]
+        struct Format {
+            format: String,
         }
+        let Format { format } = serde_json::from_slice(bytes).map_err(|e| encoding(e.to_string()))?;
+        let file = match format.as_str() {
+            PROOF_FORMAT => {
+                let file: Self = serde_json::from_slice(bytes).map_err(|e| encoding(e.to_string()))?;
+                same_spelling(&file.encode()?, bytes)?;
+                if file.network.version != NETWORK_VERSION {
+                    return Err(encoding(format!("format {PROOF_FORMAT:?}, but a network of version {}", file.network.version)));
+                }
+                file
+            }
+            PROOF_FORMAT_V3 => v3::decode(bytes)?,
+            _ => {
+                return Err(encoding(format!(
+                    "format is {format:?}; this version reads {PROOF_FORMAT:?} and {PROOF_FORMAT_V3:?}"
+                )));
+            }
+        };
         file.check_bounds()?;
-        let canonical = file.encode()?;
-        if canonical != bytes {
-            let offset = canonical.iter().zip(bytes).position(|(a, b)| a != b);
-            return Err(TypesError::NotCanonical {
-                offset: offset.unwrap_or(canonical.len().min(bytes.len())),
-            });
-        }
         Ok(file)
     }
 
@@ -227,7 +222,7 @@ impl ProofFile {
 }
 
 impl LedgerProof {
-    /// Checks every bound, and that the parts fit each other: a certificate unless a newer checkpoint vouches for the header.
+    /// Checks every bound, and that the parts fit each other: a certificate unless the header is the checkpoint's.
     ///
     /// # Errors
     /// [`TypesError`].
@@ -243,26 +238,34 @@ impl LedgerProof {
         let mut vouched = false;
         if let Some(checkpoint) = &self.checkpoint {
             bound("header", checkpoint.header.len(), limits::HEADER_BYTES_MAX)?;
-            match &checkpoint.path {
-                CheckpointPath::History { account_proof, peak_proof, path } => {
-                    bound("account proof", account_proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
-                    bound("storage proof", peak_proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
-                    bound("Merkle path", path.len(), limits::MERKLE_PATH_MAX)?;
-                    vouched = true;
-                }
-                CheckpointPath::Validators(members) => {
-                    check_order("validators of the checkpoint", members.iter().map(|v| v.peer))?;
-                }
+            vouched = checkpoint.header == self.header;
+            if vouched != checkpoint.members.is_empty() {
+                return Err(TypesError::Encoding {
+                    what: "proof file",
+                    detail: "a checkpoint has validators exactly when the header is another block's".into(),
+                });
+            }
+            if !vouched {
+                check_order("validators of the checkpoint", checkpoint.members.iter().map(|v| v.peer))?;
             }
         }
         if vouched != self.certificate.is_none() || (vouched && !self.handovers.is_empty()) {
             return Err(TypesError::Encoding {
                 what: "proof file",
-                detail: "either a newer checkpoint vouches for the header, or validators do: not both, not neither".into(),
+                detail: "either the checkpoint vouches for the header, or validators do: not both, not neither".into(),
             });
         }
         Ok(())
     }
+}
+
+/// Refuses bytes that are not the canonical ones.
+fn same_spelling(canonical: &[u8], bytes: &[u8]) -> Result<(), TypesError> {
+    if canonical == bytes {
+        return Ok(());
+    }
+    let offset = canonical.iter().zip(bytes).position(|(a, b)| a != b);
+    Err(TypesError::NotCanonical { offset: offset.unwrap_or(canonical.len().min(bytes.len())) })
 }
 
 /// Numbers that other languages' JSON parsers would round: decimal strings.
