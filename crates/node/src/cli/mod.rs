@@ -112,7 +112,7 @@ pub(crate) struct DevnetArgs {
     #[arg(long, value_enum, default_value_t = Rules::Devnet)]
     pub(crate) rules: Rules,
     /// Divide every duration of the rules by this; stakes, rates, bonds and numbers of jurors stay as they are.
-    #[arg(long, default_value_t = 1, requires = "rules", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) time_scale: u64,
     /// EIP-155 chain id.
     #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
