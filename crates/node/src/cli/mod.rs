@@ -1,14 +1,17 @@
 mod bench;
+mod browser;
 mod validator;
 
 pub(crate) use bench::{
     BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchStateArgs, BenchTrustArgs, MakeGgufArgs,
 };
+pub(crate) use browser::BrowserArgs;
 pub(crate) use validator::{
     GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand,
 };
 
-use clap::{Args, Parser, Subcommand};
+use crate::{genesis, trust_rules::TrustRules};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use types::{B256, ReceiptId};
 
@@ -84,7 +87,8 @@ pub(crate) enum Command {
 Examples:
   og devnet                               a fresh network, forgotten when it stops
   og devnet --data ./net                  one that goes on where it stopped
-  og devnet --validators 7 --nodes 1 --block-time 500")]
+  og devnet --validators 7 --nodes 1 --block-time 500
+  og devnet --rules network --time-scale 240 --auditors 24   the rules of public networks, a day in six minutes")]
 pub(crate) struct DevnetArgs {
     /// Folder that keeps keys, ledger and receipts; a fresh temporary one when absent.
     #[arg(long, value_name = "DIR")]
@@ -101,9 +105,15 @@ pub(crate) struct DevnetArgs {
     /// Smallest time between blocks in milliseconds.
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=60_000))]
     pub(crate) block_time: u64,
-    /// Number of blocks after which the set of validators may change.
-    #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
-    pub(crate) epoch_blocks: u64,
+    /// Number of blocks after which the set of validators may change; 240 with --rules devnet, an hour's (scaled) with --rules network.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
+    pub(crate) epoch_blocks: Option<u64>,
+    /// Rules of audits, disputes and juries.
+    #[arg(long, value_enum, default_value_t = Rules::Devnet)]
+    pub(crate) rules: Rules,
+    /// Divide every duration of the rules by this; stakes, rates, bonds and numbers of jurors stay as they are.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) time_scale: u64,
     /// EIP-155 chain id.
     #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
     pub(crate) chain_id: u64,
@@ -128,6 +138,37 @@ pub(crate) struct DevnetArgs {
     /// Print the same JSON instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) browser: BrowserArgs,
+}
+
+/// Which rules a development network has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rules {
+    /// Short times, every receipt audited at first, juries of one.
+    Devnet,
+    /// Those of `og validator genesis`: juries need 15 jurors, so start with more --auditors.
+    Network,
+}
+
+impl DevnetArgs {
+    /// Blocks of an epoch: as given, or as the rules have it.
+    pub(crate) fn epoch(&self) -> u64 {
+        let usual = match self.rules {
+            Rules::Devnet => 240,
+            Rules::Network => genesis::EPOCH_BLOCKS,
+        };
+        self.epoch_blocks.unwrap_or_else(|| genesis::scaled_epoch(usual, self.time_scale))
+    }
+
+    /// Rules of audits, disputes, juries and escrow.
+    pub(crate) fn trust(&self) -> TrustRules {
+        match self.rules {
+            Rules::Devnet => TrustRules::devnet(),
+            Rules::Network => TrustRules::network(),
+        }
+        .scaled(self.time_scale)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -180,6 +221,8 @@ pub(crate) struct NodeArgs {
     /// Longest time that answers under way may take after Ctrl-C, in seconds.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_timeout: u64,
+    #[command(flatten)]
+    pub(crate) browser: BrowserArgs,
 }
 
 #[derive(Debug, Args)]
@@ -243,6 +286,8 @@ pub(crate) struct ProxyArgs {
     /// Nodes that answer a request with `og-assurance: replicated` and no header `og-replicas`.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=7))]
     pub(crate) replicas: u8,
+    #[command(flatten)]
+    pub(crate) browser: BrowserArgs,
 }
 
 #[derive(Debug, Args)]
