@@ -70,7 +70,9 @@ fn final_header(proof: &ChainProof, trust: &Trust, name: B256) -> Result<(Header
             Trusted::checkpoint(&proof.network, name, &header, &start.members)?
         }
         (None, Some(checkpoint)) => {
-            return Err(format!("this proof starts at genesis; get it with `og prove --checkpoint {checkpoint}`"));
+            return Err(format!(
+                "this proof starts at genesis; get it with `og prove --checkpoint {checkpoint}`"
+            ));
         }
         (Some(_), None) => {
             return Err("this proof is for readers who trust a checkpoint; name it with --checkpoint".into());

@@ -149,12 +149,11 @@ fn check_ledger(checks: &mut Checks, file: &ProofFile, trust: &Trust) -> u64 {
     });
     checks.record("ledger", on_ledger.map(|()| format!("the log's root is in the state of block {number}")));
     let network =
-        light::check_rules(&file.network, file.validators_root, &file.genesis_header, claim.genesis).and_then(|()| {
-            match file.network.chain_id == claim.chain_id {
+        light::check_rules(&file.network, file.validators_root, &file.genesis_header, claim.genesis)
+            .and_then(|()| match file.network.chain_id == claim.chain_id {
                 true => Ok(()),
                 false => Err("the receipt was signed for another chain id".into()),
-            }
-        });
+            });
     let finality = network.clone().and_then(|()| finality::check(file, trust)).and_then(|words| {
         match claim.anchor_number > number {
             true => Err("the receipt names a block that is newer than the proof".into()),
@@ -164,7 +163,8 @@ fn check_ledger(checks: &mut Checks, file: &ProofFile, trust: &Trust) -> u64 {
     checks.record("finality", finality);
     checks.record(
         "network",
-        network.map(|()| format!("genesis {} commits to chain {} and its rules", claim.genesis, claim.chain_id)),
+        network
+            .map(|()| format!("genesis {} commits to chain {} and its rules", claim.genesis, claim.chain_id)),
     );
     if file.ledger.checkpoint.is_none() {
         checks.note("keys", finality::age_of_keys(file, trust.now));

@@ -44,11 +44,15 @@ fn a_changed_old_file_does_not() {
         };
         refused("said to be of today's format", text.replace("og-proof/3", "og-proof/4"));
         refused("another space", text.replacen(": ", ":  ", 1));
-        refused("a network of another version", text.replacen("\"version\": 3,\n    \"chain_id\"", "\"version\": 4,\n    \"chain_id\"", 1));
+        refused(
+            "a network of another version",
+            text.replacen("\"version\": 3,\n    \"chain_id\"", "\"version\": 4,\n    \"chain_id\"", 1),
+        );
         refused("a longer window", text.replacen("\"window_seconds\": ", "\"window_seconds\": 1", 1));
         refused("a contract elsewhere", text.replacen("\"receipt_log\": \"0x", "\"receipt_log\": \"0x1", 1));
         refused("another view", text.replacen("\"view\": ", "\"view\": 1", 1));
-        let refuses_field = text.replacen("\"game_seconds\"", "\"unbonding_seconds\": 1,\n    \"game_seconds\"", 1);
+        let refuses_field =
+            text.replacen("\"game_seconds\"", "\"unbonding_seconds\": 1,\n    \"game_seconds\"", 1);
         refused("a field of today", refuses_field);
     }
 }

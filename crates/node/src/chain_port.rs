@@ -1,9 +1,9 @@
 //! [`api::ports::Chain`] over a validator's [`consensus::Chain`].
 
+use crate::chain_proof;
 use alloy_consensus::{Header, ReceiptEnvelope, transaction::SignerRecoverable as _};
 use alloy_rpc_types_eth::{TransactionRequest, simulate::SimulatePayload};
 use alloy_rpc_types_trace::geth::{GethDebugTracingCallOptions, GethDebugTracingOptions};
-use crate::chain_proof;
 use api::ports::{
     AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
     Pooled, SimulatedData,
@@ -439,7 +439,9 @@ impl Chain for ChainPort {
         serde_json::to_value(LedgerProof {
             header: alloy_rlp::encode(executed.header()).into(),
             handovers: match &certificate {
-                Some(certificate) => chain_proof::handovers(&self.chain, checkpoint.as_ref(), certificate.epoch)?,
+                Some(certificate) => {
+                    chain_proof::handovers(&self.chain, checkpoint.as_ref(), certificate.epoch)?
+                }
                 None => vec![],
             },
             checkpoint,

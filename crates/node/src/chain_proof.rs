@@ -7,8 +7,8 @@ use alloy_trie::{HashBuilder, Nibbles, proof::ProofRetainer};
 use api::ports::ChainFault;
 use consensus::Chain;
 use types::{
-    AccountFact, Address, B256, Bytes, CHAIN_PROOF_FORMAT, ChainProof, CheckpointProof, Handover, ItemFact, ItemKind, SlotFact,
-    U256,
+    AccountFact, Address, B256, Bytes, CHAIN_PROOF_FORMAT, ChainProof, CheckpointProof, Handover, ItemFact,
+    ItemKind, SlotFact, U256,
 };
 
 /// Blocks after the one in question that are searched for a certificate.

@@ -16,9 +16,9 @@ use crate::{
 use anyhow::Context as _;
 use client::{
     chain::check_chain,
-    trust::Trust,
     check::{Checks, Outcome},
     proxy::{Payer, ProxyConfig, Replicas},
+    trust::Trust,
 };
 use engine::{Engine, EngineConfig, Model};
 use serde_json::{Value, json};

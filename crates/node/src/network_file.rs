@@ -5,7 +5,7 @@ use anyhow::{Context as _, ensure};
 use ledger::Genesis;
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr, path::Path, str::FromStr};
-use types::{NETWORK_VERSION, B256, NetworkConfig};
+use types::{B256, NETWORK_VERSION, NetworkConfig};
 
 /// Longest network file in bytes: genesis accounts may be many.
 const BYTES_MAX: u64 = 1 << 30;

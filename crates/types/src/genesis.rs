@@ -1,6 +1,9 @@
 use crate::{
+    TypesError, Validator, ValidatorSet,
+    error::decode_exact,
+    limits::VALIDATORS_MAX,
     proof::v3::{self, NETWORK_VERSION_V3},
-    TypesError, Validator, ValidatorSet, error::decode_exact, limits::VALIDATORS_MAX, validators::check_order,
+    validators::check_order,
 };
 use alloy_primitives::{Address, B256, FixedBytes, keccak256};
 use alloy_rlp::{RlpDecodable, RlpEncodable};
@@ -159,7 +162,9 @@ impl NetworkConfig {
         if !matches!(self.version, NETWORK_VERSION_V3 | NETWORK_VERSION) || self.epoch_blocks < 2 {
             return Err(TypesError::Encoding {
                 what: "network configuration",
-                detail: format!("the version must be {NETWORK_VERSION}, and an epoch must have at least 2 blocks"),
+                detail: format!(
+                    "the version must be {NETWORK_VERSION}, and an epoch must have at least 2 blocks"
+                ),
             });
         }
         Ok(())

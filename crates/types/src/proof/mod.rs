@@ -3,8 +3,8 @@ pub(crate) mod v3;
 pub use v3::PROOF_FORMAT_V3;
 
 use crate::{
-    FinalityCertificate, Handover, ModelManifest, NETWORK_VERSION, NetworkConfig, Receipt, Rung, TypesError, Validator, limits,
-    validators::check_order,
+    FinalityCertificate, Handover, ModelManifest, NETWORK_VERSION, NetworkConfig, Receipt, Rung, TypesError,
+    Validator, limits, validators::check_order,
 };
 use alloy_primitives::{B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
@@ -163,7 +163,10 @@ impl ProofFile {
                 let file: Self = serde_json::from_slice(bytes).map_err(|e| encoding(e.to_string()))?;
                 same_spelling(&file.encode()?, bytes)?;
                 if file.network.version != NETWORK_VERSION {
-                    return Err(encoding(format!("format {PROOF_FORMAT:?}, but a network of version {}", file.network.version)));
+                    return Err(encoding(format!(
+                        "format {PROOF_FORMAT:?}, but a network of version {}",
+                        file.network.version
+                    )));
                 }
                 file
             }
@@ -215,7 +218,8 @@ impl ProofFile {
             (Some(_), Some(_)) if self.network.validators.is_empty() => self.network.check_rules(),
             (Some(_), _) => Err(TypesError::Encoding {
                 what: "proof file",
-                detail: "the first validators can be left out only behind a checkpoint, and not in part".into(),
+                detail: "the first validators can be left out only behind a checkpoint, and not in part"
+                    .into(),
             }),
         }
     }
@@ -252,7 +256,9 @@ impl LedgerProof {
         if vouched != self.certificate.is_none() || (vouched && !self.handovers.is_empty()) {
             return Err(TypesError::Encoding {
                 what: "proof file",
-                detail: "either the checkpoint vouches for the header, or validators do: not both, not neither".into(),
+                detail:
+                    "either the checkpoint vouches for the header, or validators do: not both, not neither"
+                        .into(),
             });
         }
         Ok(())

@@ -5,8 +5,8 @@
 
 use super::{AuditProof, Disclosure, LedgerProof, LogProof, ProofFile};
 use crate::{
-    FinalityCertificate, Handover, ModelManifest, NetworkConfig, Receipt, SystemContracts, TypesError, Validator,
-    ValidatorKey, ValidatorSet,
+    FinalityCertificate, Handover, ModelManifest, NetworkConfig, Receipt, SystemContracts, TypesError,
+    Validator, ValidatorKey, ValidatorSet,
 };
 use alloy_primitives::{Address, B256, Bytes, FixedBytes, U256, keccak256};
 use alloy_rlp::RlpEncodable;
@@ -183,7 +183,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<ProofFile, TypesError> {
     canonical.push(b'\n');
     super::same_spelling(&canonical, bytes)?;
     if file.network.version != NETWORK_VERSION_V3 {
-        return Err(encoding(format!("a file of format 3 about a network of version {}", file.network.version)));
+        return Err(encoding(format!(
+            "a file of format 3 about a network of version {}",
+            file.network.version
+        )));
     }
     let member = |m: MemberV3| Validator { peer: m.peer, vote: m.vote };
     let handover = |h: HandoverV3| Handover {
