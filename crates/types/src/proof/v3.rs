@@ -155,7 +155,6 @@ impl ContractsV3 {
             disputes: self.disputes,
             jury: self.jury,
             escrow: self.escrow,
-            ..SystemContracts::none()
         }
     }
 }
