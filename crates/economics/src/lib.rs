@@ -5,6 +5,7 @@
 //! Unit of all amounts: the price of an average answer. Inside the simulation money is whole millionths of it.
 
 pub mod analysis;
+pub mod attacks;
 mod audit;
 mod config;
 mod money;

@@ -1,6 +1,11 @@
 //! The report as plain text, under 100 columns.
 
-use crate::{config::Protocol, report::Report, strategy::Strategy};
+use crate::{
+    attacks::{Rules, Target, attacks},
+    config::Protocol,
+    report::Report,
+    strategy::Strategy,
+};
 use std::fmt::{self, Display, Formatter};
 
 impl Report {
@@ -51,8 +56,30 @@ impl Display for Report {
                 j.committee
             )?;
         }
-        recommendation(self, f)
+        recommendation(self, f)?;
+        rules(f)
     }
+}
+
+/// What attacks on the rules cost and bring.
+fn rules(f: &mut Formatter<'_>) -> fmt::Result {
+    writeln!(f, "\nATTACKS ON THE RULES, in coins: with the rules of format 3, and with today's")?;
+    writeln!(f, "{:<26}{:>10}{:>11}{:>11}{:>11}", "", "lost", "locked", "gain", "damage")?;
+    let target = Target::default();
+    let both = attacks(&Rules::before(), &target).into_iter().zip(attacks(&Rules::today(), &target));
+    for (before, today) in both {
+        for (when, a) in [("before", before), ("today", today)] {
+            let name = if when == "before" { a.name.as_str() } else { "" };
+            let coins = |x: f64| if x.is_infinite() { "any".to_owned() } else { format!("{x:.3e}") };
+            let (lost, locked, gain, damage) =
+                (coins(a.cost), coins(a.locked), coins(a.gain), coins(a.damage));
+            writeln!(f, "{name:<18}{when:<8}{lost:>10}{locked:>11}{gain:>11}{damage:>11}")?;
+            for line in wrapped(&a.what, 72) {
+                writeln!(f, "{:<26}{line}", "")?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// An amount in at most seven characters.
@@ -217,4 +244,21 @@ fn parameters(p: &Protocol, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "  {name:<16}{value}")?;
     }
     Ok(())
+}
+
+/// Words in lines of at most `width` characters.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last_mut().expect("never empty");
+        if last.is_empty() {
+            last.push_str(word);
+        } else if last.len() + 1 + word.len() <= width {
+            last.push(' ');
+            last.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
 }
