@@ -39,6 +39,8 @@ pub use {
     rpc::{EventLog, Finalized, NetworkInfo, RpcClient},
 };
 
+pub mod trust;
+
 use std::sync::Arc;
 
 /// The verifiers that this client knows.
