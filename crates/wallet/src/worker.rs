@@ -348,7 +348,7 @@ impl Worker {
             let last = sent.and_then(|s| s.attempts.last()).map(Attempt::offer);
             let room = sent.is_some_and(|s| s.attempts.len() < ATTEMPTS_MAX);
             let note = self.note(&job);
-            let is_raised = note.taken.is_some() || note.refusals >= REFUSALS_MIN || last.is_none();
+            let is_raised = job.is_filler || note.taken.is_some() || note.refusals >= REFUSALS_MIN;
             let offer = match last {
                 Some(last) if room && is_raised => fees.replacement(last, wanted, spent),
                 Some(_) => None,

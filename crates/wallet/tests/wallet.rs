@@ -74,6 +74,8 @@ async fn a_missed_deadline_is_an_alarm_and_the_call_is_not_executed_late() {
     assert!(matches!(error, SendError::TooLate { deadline, .. } if deadline == until), "{error:?}");
     let metrics = wallet.metrics();
     assert_eq!((metrics.deadlines_at_risk.get(), metrics.deadlines_missed.get()), (1, 1));
+    // What takes its nonce has arrived.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     fake.state().is_full = false;
     second.wait().await.unwrap();
     let executed = fake.state().executed.clone();
