@@ -21,6 +21,7 @@ mod evm;
 mod execute;
 mod executed;
 mod genesis;
+mod guard;
 mod mempool;
 mod query;
 mod referee;
@@ -40,6 +41,7 @@ pub use evm::{EQUIVOCATION_PRECOMPILE, POSSESSION_PRECOMPILE, REFEREE_PRECOMPILE
 pub use execute::{BlockInput, ChainParams, Known, Ledger, TransactionOutcome};
 pub use executed::Executed;
 pub use genesis::{Deployment, Genesis, GenesisAccount, SYSTEM_DEPLOYER};
+pub use guard::{QUERY_GAS_MAX, Queries};
 pub use mempool::{Mempool, Standing};
 pub use query::{CallOutcome, Overrides};
 pub use simulate::Simulated;
