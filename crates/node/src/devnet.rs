@@ -12,7 +12,7 @@ use crate::{
     validator::{self, Keys, Running, Setup},
 };
 use anyhow::{Context as _, ensure};
-use api::rpc::RpcConfig;
+use api::{http::BrowserRules, rpc::RpcConfig};
 use client::proxy::{Payer, ProxyConfig, Replicas};
 use engine::{Engine, EngineConfig, Model};
 use ledger::{Retention, SNAPSHOT_BLOCKS};
@@ -95,6 +95,7 @@ fn url(listener: &TcpListener) -> anyhow::Result<String> {
 /// Starts a network.
 pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
     let began = Instant::now();
+    let rules = args.browser.rules()?;
     let sockets = Sockets::bind(args)?;
     let model = crate::commands::load_model(args.model.as_deref())?;
     let temporary = match &args.data {
@@ -134,13 +135,13 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
             retention: Retention::Full,
             snapshot_every: SNAPSHOT_BLOCKS,
             rpc,
-            rpc_config: RpcConfig::default(),
+            rpc_config: RpcConfig { browser: rules.clone(), ..RpcConfig::default() },
         };
         devnet.validators.push(validator::start(setup, &file).with_context(|| format!("validator {i}"))?);
     }
     devnet.wait_for_blocks().await?;
     let node_urls = sockets.nodes.iter().map(url).collect::<anyhow::Result<Vec<_>>>()?;
-    devnet.start_nodes(&dir, &model, sockets.nodes, &rpc_urls).await?;
+    devnet.start_nodes(&dir, &model, sockets.nodes, &rpc_urls, &rules).await?;
     let auditors = devnet.start_auditors(&dir, &model, args.auditors, &rpc_urls).await?;
     let proxy_url = url(&sockets.proxy)?;
     // The proxy's user is the last of the well-known accounts.
@@ -154,7 +155,7 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
         idle_max: Duration::from_secs(120),
         replicas: Replicas::default(),
     };
-    let running = proxy::start(config, sockets.proxy).await?;
+    let running = proxy::start(config, sockets.proxy, rules.clone()).await?;
     let paying = running.proxy.clone();
     tokio::spawn(async move {
         if let Err(e) = paying.fill_pockets().await {
@@ -295,6 +296,7 @@ impl Devnet {
         model: &Arc<Model>,
         listeners: Vec<TcpListener>,
         rpc_urls: &[String],
+        rules: &BrowserRules,
     ) -> anyhow::Result<()> {
         let mut starting = tokio::task::JoinSet::new();
         for (i, listener) in listeners.into_iter().enumerate() {
@@ -306,6 +308,7 @@ impl Devnet {
                 price_input: PRICE_INPUT,
                 price_output: PRICE_OUTPUT,
                 require_payment: false,
+                browser: rules.clone(),
             };
             let engine =
                 Engine::new(model.clone(), EngineConfig { kv_bytes: KV_BYTES, ..EngineConfig::default() })?;

@@ -54,6 +54,8 @@ pub(crate) struct NodeConfig {
     pub(crate) price_output: u128,
     /// Serve only clients that pay.
     pub(crate) require_payment: bool,
+    /// Hosts and pages that are answered, besides loopback names, the listening address and the endpoint.
+    pub(crate) browser: api::http::BrowserRules,
 }
 
 /// A running node.
@@ -146,7 +148,8 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
     let posted = operator.posted.clone();
     let service = Arc::new(InferenceService::new(engine, identity, log, anchor, posted, till.clone(), court));
     let router = api::openai::router(service.clone()).merge(api::tlog::log_router(Arc::new(tiles)));
-    let server = api::serve(listener, router)?;
+    let rules = config.browser.clone().known_as(&config.endpoint);
+    let server = api::serve_with(listener, router, rules)?;
     let operator = Arc::new(operator);
     let tasks = vec![
         tokio::spawn(operator.clone().follow(anchor_sender)),

@@ -132,7 +132,11 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         retention: if args.archive { Retention::Archive } else { Retention::Full },
         snapshot_every: args.snapshot_every,
         rpc,
-        rpc_config: RpcConfig { debug: args.rpc_debug, ..RpcConfig::default() },
+        rpc_config: RpcConfig {
+            debug: args.rpc_debug,
+            browser: args.browser.rules()?,
+            ..RpcConfig::default()
+        },
     };
     let running = validator::start(setup, &file)?;
     outln!(

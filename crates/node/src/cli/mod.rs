@@ -1,9 +1,11 @@
 mod bench;
+mod browser;
 mod validator;
 
 pub(crate) use bench::{
     BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchStateArgs, BenchTrustArgs, MakeGgufArgs,
 };
+pub(crate) use browser::BrowserArgs;
 pub(crate) use validator::{
     GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand,
 };
@@ -128,6 +130,8 @@ pub(crate) struct DevnetArgs {
     /// Print the same JSON instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) browser: BrowserArgs,
 }
 
 #[derive(Debug, Args)]
@@ -180,6 +184,8 @@ pub(crate) struct NodeArgs {
     /// Longest time that answers under way may take after Ctrl-C, in seconds.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_timeout: u64,
+    #[command(flatten)]
+    pub(crate) browser: BrowserArgs,
 }
 
 #[derive(Debug, Args)]
@@ -243,6 +249,8 @@ pub(crate) struct ProxyArgs {
     /// Nodes that answer a request with `og-assurance: replicated` and no header `og-replicas`.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=7))]
     pub(crate) replicas: u8,
+    #[command(flatten)]
+    pub(crate) browser: BrowserArgs,
 }
 
 #[derive(Debug, Args)]

@@ -1,3 +1,4 @@
+use super::BrowserArgs;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -108,6 +109,8 @@ pub(crate) struct RunArgs {
     /// In a fresh folder: take the state of a recent block from the node with this JSON-RPC instead of executing the whole chain.
     #[arg(long, value_name = "URL")]
     pub(crate) sync: Option<String>,
+    #[command(flatten)]
+    pub(crate) browser: BrowserArgs,
 }
 
 #[derive(Debug, Args)]
