@@ -6,8 +6,7 @@ use revm::{
     context::ContextTr,
     interpreter::{
         CallInputs, CallOutcome, CreateInputs, CreateOutcome, InstructionResult, Interpreter,
-        interpreter::EthInterpreter,
-        interpreter_types::MemoryTr as _,
+        interpreter::EthInterpreter, interpreter_types::MemoryTr as _,
     },
 };
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -226,7 +226,6 @@ impl Ledger {
         let tx = self.tx_env(request, nonce, env.gas_limit.min(QUERY_GAS_MAX))?;
         Ok((evm(db, self.params(), self.genesis(), env, |cfg| relax(cfg, &tx)), tx))
     }
-
 }
 
 impl Queries<'_> {
@@ -263,7 +262,8 @@ impl Queries<'_> {
             self.call(at, &request, overrides)
         };
         let succeeds = |gas: u64| matches!(run(gas), Ok(CallOutcome::Success { .. }));
-        let mut high = request.gas.unwrap_or(u64::MAX).min(self.ledger.params().gas_limit).min(TX_GAS_LIMIT_CAP);
+        let mut high =
+            request.gas.unwrap_or(u64::MAX).min(self.ledger.params().gas_limit).min(TX_GAS_LIMIT_CAP);
         let used = match run(high)? {
             CallOutcome::Success { gas_used, .. } => gas_used,
             CallOutcome::Halt { reason, .. } if reason == "out of gas" => {

@@ -187,8 +187,8 @@ impl Queries<'_> {
             }
             cfg.tx_gas_limit_cap = Some(u64::MAX);
         };
-        let mut evm =
-            evm(&mut *db, self.ledger.params(), self.ledger.genesis(), env.clone(), tune).with_inspector((Guard::new(self.stop, Recorded::Calls), inspector));
+        let mut evm = evm(&mut *db, self.ledger.params(), self.ledger.genesis(), env.clone(), tune)
+            .with_inspector((Guard::new(self.stop, Recorded::Calls), inspector));
         let ResultAndState { result, state } = evm.inspect_tx(tx.clone()).map_err(simulation_error)?;
         evm.inspector.0.verdict()?;
         drop(evm);

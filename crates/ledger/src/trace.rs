@@ -126,7 +126,8 @@ impl Queries<'_> {
                 crate::query::relax(cfg, &tx);
             }
         };
-        let mut evm = evm(db, self.ledger.params(), self.ledger.genesis(), env.clone(), tune).with_inspector((guard, inspector));
+        let mut evm = evm(db, self.ledger.params(), self.ledger.genesis(), env.clone(), tune)
+            .with_inspector((guard, inspector));
         let result = evm.inspect_tx(tx.clone()).map_err(evm_error)?;
         evm.inspector.0.verdict()?;
         let mut db = evm.ctx.journaled_state.database.clone();

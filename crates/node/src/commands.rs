@@ -163,6 +163,7 @@ async fn run_node(args: NodeArgs) -> anyhow::Result<()> {
         price_output: args.price_output,
         require_payment: args.require_payment,
         browser: args.browser.rules()?,
+        limits: args.limits.limits(),
     };
     let endpoint = config.endpoint.clone();
     let stop = stop_signal();
@@ -249,7 +250,7 @@ async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
         idle_max: Duration::from_secs(120),
         replicas: Replicas { nodes: args.replicas, ..Replicas::default() },
     };
-    let running = proxy::start(config, listener, args.browser.rules()?).await?;
+    let running = proxy::start(config, listener, ServeOptions { browser: args.browser.rules()?, limits: args.limits.limits(), ..ServeOptions::default() }).await?;
     outln!("OpenAI API on http://{}/v1, network {}", args.listen, running.proxy.genesis());
     stop_signal().await?;
     running.server.shut_down(PROXY_DRAIN).await;
