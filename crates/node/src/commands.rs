@@ -14,6 +14,7 @@ use crate::{
     proxy,
 };
 use anyhow::Context as _;
+use api::ServeOptions;
 use client::{
     chain::{Trust, check_chain},
     check::{Checks, Outcome},
@@ -250,7 +251,16 @@ async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
         idle_max: Duration::from_secs(120),
         replicas: Replicas { nodes: args.replicas, ..Replicas::default() },
     };
-    let running = proxy::start(config, listener, ServeOptions { browser: args.browser.rules()?, limits: args.limits.limits(), ..ServeOptions::default() }).await?;
+    let running = proxy::start(
+        config,
+        listener,
+        ServeOptions {
+            browser: args.browser.rules()?,
+            limits: args.limits.limits(),
+            ..ServeOptions::default()
+        },
+    )
+    .await?;
     outln!("OpenAI API on http://{}/v1, network {}", args.listen, running.proxy.genesis());
     stop_signal().await?;
     running.server.shut_down(PROXY_DRAIN).await;
