@@ -47,7 +47,7 @@ pub use query::{CallOutcome, Overrides};
 pub use simulate::Simulated;
 pub use staking::{StakingRules, staking_deployment};
 pub use state::{Account, AccountProof, State, StorageProof};
-pub use store::{BlockRange, FLUSH_BLOCKS, Flush, Retention, SNAPSHOT_BLOCKS, Store};
+pub use store::{BlockRange, FLUSH_BLOCKS, Flush, Retention, SNAPSHOT_BLOCKS, Store, private_file};
 pub use sync::{Anchor, Cursor, Import, Part};
 pub use trace::Replay;
 pub use trie::Visit;

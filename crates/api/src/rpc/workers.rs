@@ -11,11 +11,12 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use thread_priority::{ThreadPriority, ThreadPriorityValue};
 use tokio::sync::oneshot;
-use tracing::{debug, warn};
+use tracing::debug;
 
-/// Niceness of the threads (0 is normal, 19 the lowest priority).
-const NICENESS: i32 = 10;
+/// Priority of the threads, of 100: niceness 5, which is a quarter of what a thread of consensus gets when both want the same core.
+const PRIORITY: u8 = 36;
 /// Most calls of one peer that wait, and of all peers. This machine may have half of them.
 const WAITING_PEER_MAX: usize = 32;
 const WAITING_MAX: usize = 1024;
@@ -156,9 +157,7 @@ impl Workers {
         for i in 0..limits.places {
             let shared = shared.clone();
             thread::Builder::new().name(format!("rpc-call-{i}")).spawn(move || {
-                if let Err(e) = rustix::process::setpriority_process(None, NICENESS) {
-                    warn!("calls run at normal priority: {e}");
-                }
+                lower_priority();
                 while let Some((peer, number, job)) = next(&shared) {
                     run(&shared, peer, number, job);
                 }
@@ -227,6 +226,15 @@ impl Workers {
         state.waiting += 1;
         self.0.ready.notify_one();
         Ok(())
+    }
+}
+
+fn lower_priority() {
+    let set = ThreadPriorityValue::try_from(PRIORITY)
+        .map(|value| ThreadPriority::Crossplatform(value).set_for_current());
+    // Where the process itself has a lower one, for example.
+    if !matches!(set, Ok(Ok(()))) {
+        debug!("calls run at the priority of the process: {set:?}");
     }
 }
 

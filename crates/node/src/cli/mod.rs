@@ -4,7 +4,8 @@ mod limits;
 mod validator;
 
 pub(crate) use bench::{
-    BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchStateArgs, BenchTrustArgs, MakeGgufArgs,
+    BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchRpcFloodArgs, BenchStateArgs, BenchTrustArgs,
+    MakeGgufArgs,
 };
 pub(crate) use browser::BrowserArgs;
 pub(crate) use limits::{CallArgs, LimitArgs};
