@@ -51,7 +51,8 @@ fn payload(program: &[u8], blocks: usize) -> SimulatePayload {
     let block = SimBlock {
         block_overrides: Some(greedy().1),
         state_overrides: Some(code(program)),
-        calls: vec![greedy().0; 3],
+        // Each takes what is left.
+        calls: vec![TransactionRequest::default().to(CONTRACT); 3],
     };
     SimulatePayload { block_state_calls: vec![block; blocks], ..Default::default() }
 }
