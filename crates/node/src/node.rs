@@ -212,7 +212,8 @@ impl Operator {
                 manifest: manifest.encode().into(),
                 uri: String::new(),
             };
-            let sent = self.send(contracts.model_registry, U256::ZERO, call.abi_encode()).await;
+            let fee = self.rpc.view(contracts.model_registry, &ModelRegistry::PUBLISH_FEECall {}).await?;
+            let sent = self.send(contracts.model_registry, fee, call.abi_encode()).await;
             // Another node may have published it in the meantime; that is as good.
             let exists = ModelRegistry::existsCall { modelId: model };
             if !self.rpc.view(contracts.model_registry, &exists).await? {
@@ -233,7 +234,10 @@ impl Operator {
             };
             self.send(contracts.node_registry, U256::ZERO, call.abi_encode())
                 .await
-                .context("offering the model")?;
+                .context(
+                    "offering the model (are the prices at most MAX_TOKEN_PRICE of the registry? It is what its smallest stake \
+                     answers for)",
+                )?;
         }
         Ok(())
     }
@@ -350,6 +354,10 @@ impl Operator {
             if !self.rpc.view(judge, &Disputes::balancesCall { owner: node }).await?.is_zero() {
                 self.send(judge, U256::ZERO, Disputes::withdrawCall {}.abi_encode()).await?;
             }
+        }
+        let reserve = self.rpc.view(escrow, &Escrow::reservesCall { node }).await?;
+        if reserve > self.rpc.view(escrow, &Escrow::holdsCall { node }).await? {
+            self.send(escrow, U256::ZERO, Escrow::releaseReserveCall { node }.abi_encode()).await?;
         }
         let count = self.rpc.view(escrow, &Escrow::bucketCountCall { node }).await?;
         let time = self.rpc.block_time().await?;
