@@ -296,8 +296,9 @@ impl Operator {
                 _ => tokio::time::sleep(POST_INTERVAL).await,
             }
         };
-        // Games that began while this node was down go on: their first moves are at most a window old.
-        let from = head.saturating_sub(window * 1000 / self.network.block_time_ms.max(1));
+        // Games that began while this node was down go on: those are at most a game old.
+        let seconds = window.saturating_add(self.network.game_seconds);
+        let from = head.saturating_sub(seconds.saturating_mul(1000) / self.network.block_time_ms.max(1));
         let mut games = Games::new(self.court.clone(), from);
         let prepare: Arc<Prepare<'static>> = {
             let (log, model) = (self.log.clone(), self.model.clone());

@@ -201,7 +201,13 @@ mod tests {
         assert_eq!(network.scaled(1), network);
         let fast = network.scaled(240);
         assert_eq!(
-            (fast.commit_seconds, fast.clock_seconds, fast.open_seconds, fast.window_seconds, fast.unbonding_seconds),
+            (
+                fast.commit_seconds,
+                fast.clock_seconds,
+                fast.open_seconds,
+                fast.window_seconds,
+                fast.unbonding_seconds
+            ),
             (15, 120, 15, 360, 2520)
         );
         let slow_again = TrustRules {

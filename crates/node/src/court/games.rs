@@ -6,13 +6,22 @@ use anyhow::Context as _;
 use client::contracts::Disputes;
 use engine::dispute::Player;
 use referee::Game;
-use std::{collections::HashMap, sync::Arc};
-use tracing::{info, warn};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tracing::{error, info, warn};
 use types::{Address, B256, Bytes, Claim, U256};
 
 /// Values of `turn`.
 const CHALLENGER: u8 = 0;
 const DEFENDER: u8 = 1;
+
+/// Time after a failure until the same is tried again; doubles with each, up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest time between two tries. Short beside every network's clock, and long enough not to fill a core with replays.
+const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// A game of this account.
 struct Table {
@@ -24,8 +33,53 @@ struct Table {
     /// States that the player has seen.
     seen: usize,
     player: Option<Player>,
-    /// Moves that failed: the state's number, so that nothing is tried for ever.
-    failed: Option<usize>,
+    /// When the clock of the party on turn runs out, in Unix time; unknown until the ledger was asked about this state.
+    deadline: Option<u64>,
+    /// The move in the newest state, once it is found.
+    found: Option<Bytes>,
+    /// The move was included, and its event will come.
+    moved: bool,
+    /// What failed is not tried again before this.
+    wait: Option<(Instant, Duration)>,
+}
+
+impl Table {
+    fn new(claim: Claim, challenger: bool, state: Bytes, turn: u8) -> Self {
+        Self {
+            claim,
+            challenger,
+            states: vec![state],
+            turn,
+            seen: 0,
+            player: None,
+            deadline: None,
+            found: None,
+            moved: false,
+            wait: None,
+        }
+    }
+
+    /// A new state: whose turn it is, and nothing is known of its move.
+    fn advance(&mut self, state: Bytes, turn: u8) {
+        self.states.push(state);
+        self.turn = turn;
+        (self.deadline, self.found, self.moved, self.wait) = (None, None, false, None);
+    }
+
+    fn mine(&self) -> bool {
+        self.challenger == (self.turn == CHALLENGER)
+    }
+
+    /// Whether anything is to be done at once.
+    fn due(&self) -> bool {
+        self.turn <= DEFENDER && !self.moved && self.wait.is_none_or(|(at, _)| Instant::now() >= at)
+    }
+
+    /// Waits longer after each failure.
+    fn failed(&mut self) {
+        let pause = self.wait.map_or(RETRY_MIN, |(_, pause)| (pause * 2).min(RETRY_MAX));
+        self.wait = Some((Instant::now() + pause, pause));
+    }
 }
 
 /// All games of one account.
@@ -55,17 +109,42 @@ impl Games {
         Self { court, me, from_block, tables: HashMap::new() }
     }
 
-    /// Reads new events, moves where it is our turn, ends games whose other party is late. Games that ended.
+    /// Reads new events, moves where it is our turn, ends games in which the other party's clock has run out. Games that ended. What
+    /// fails is tried again in a later step, for as long as the game goes on.
     pub(crate) async fn step(&mut self, prepare: Arc<Prepare<'static>>) -> anyhow::Result<Vec<Ended>> {
         let ended = self.read().await?;
         let time = self.court.rpc.block_time().await?;
-        let ids: Vec<U256> = self.tables.keys().copied().collect();
-        for id in ids {
+        for id in self.due().await? {
             if let Err(e) = self.play(id, time, &prepare).await {
-                warn!("dispute {id}: {e:#}");
+                let Some(table) = self.tables.get_mut(&id) else { continue };
+                table.failed();
+                let left = table.deadline.map_or(0, |at| at.saturating_sub(time));
+                match table.mine() {
+                    true => error!("dispute {id}: {e:#}; trying again, {left} s are left before it is lost"),
+                    false => warn!("dispute {id}: {e:#}"),
+                }
             }
         }
         Ok(ended)
+    }
+
+    /// Games with something to do, those whose clock runs out first at the front.
+    async fn due(&mut self) -> anyhow::Result<Vec<U256>> {
+        let disputes = self.court.network.contracts.disputes;
+        let mut due = Vec::new();
+        for (id, table) in self.tables.iter_mut().filter(|(_, t)| t.due()) {
+            let deadline = match table.deadline {
+                Some(known) => known,
+                None => {
+                    let game = self.court.rpc.view(disputes, &Disputes::gameOfCall { id: *id }).await?;
+                    // A game that has gone on meanwhile has another deadline; its event will come.
+                    *table.deadline.insert(game.deadline)
+                }
+            };
+            due.push((deadline, *id));
+        }
+        due.sort_unstable();
+        Ok(due.into_iter().map(|(_, id)| id).collect())
     }
 
     async fn read(&mut self) -> anyhow::Result<Vec<Ended>> {
@@ -87,16 +166,7 @@ impl Games {
                 if (challenger || e.defender == self.me) && !e.state.is_empty() {
                     let claim = Game::decode(&e.state).context("a game's first state")?.claim;
                     info!(id = %e.id, node = %e.node, "a dispute about {}", e.receiptId);
-                    let table = Table {
-                        claim,
-                        challenger,
-                        states: vec![e.state],
-                        turn: e.turn,
-                        seen: 0,
-                        player: None,
-                        failed: None,
-                    };
-                    self.tables.insert(e.id, table);
+                    self.tables.insert(e.id, Table::new(claim, challenger, e.state, e.turn));
                 } else if challenger {
                     // Won with the first move.
                     ended.push(Ended {
@@ -108,8 +178,7 @@ impl Games {
                 }
             } else if let Some(e) = log.decode::<Disputes::Moved>() {
                 if let Some(table) = self.tables.get_mut(&e.id) {
-                    table.states.push(e.state);
-                    table.turn = e.turn;
+                    table.advance(e.state, e.turn);
                 }
             } else if let Some(e) = log.decode::<Disputes::Ended>()
                 && let Some(table) = self.tables.remove(&e.id)
@@ -126,23 +195,39 @@ impl Games {
     async fn play(&mut self, id: U256, time: u64, prepare: &Arc<Prepare<'static>>) -> anyhow::Result<()> {
         let disputes = self.court.network.contracts.disputes;
         let Some(table) = self.tables.get_mut(&id) else { return Ok(()) };
-        if table.turn > DEFENDER {
-            return Ok(());
-        }
-        let mine = table.challenger == (table.turn == CHALLENGER);
-        if !mine {
-            let game = self.court.rpc.view(disputes, &Disputes::gameOfCall { id }).await?;
-            if time > game.deadline && game.turn <= DEFENDER {
-                self.court.send(disputes, U256::ZERO, Disputes::timeoutCall { id }).await?;
+        if !table.mine() {
+            if table.deadline.is_some_and(|at| time > at) {
+                // Ask again: the other party may have moved in a block that we have not read.
+                let game = self.court.rpc.view(disputes, &Disputes::gameOfCall { id }).await?;
+                if time > game.deadline && game.turn <= DEFENDER {
+                    self.court.send(disputes, U256::ZERO, Disputes::timeoutCall { id }).await?;
+                }
             }
             return Ok(());
         }
-        if table.failed == Some(table.states.len()) {
-            return Ok(());
+        let moved = match table.found.clone() {
+            Some(found) => found,
+            None => self.find(id, prepare).await?,
+        };
+        let Some(table) = self.tables.get_mut(&id) else { return Ok(()) };
+        let state = table.states.last().cloned().unwrap_or_default();
+        info!(id = %id, bytes = moved.len(), "a move");
+        self.court.send(disputes, U256::ZERO, Disputes::moveCall { id, state, moved }).await?;
+        // The event of this move is read with the next step.
+        if let Some(table) = self.tables.get_mut(&id) {
+            table.moved = true;
         }
+        Ok(())
+    }
+
+    /// Computes the move in a game's newest state, and keeps it.
+    async fn find(&mut self, id: U256, prepare: &Arc<Prepare<'static>>) -> anyhow::Result<Bytes> {
+        let table = self.tables.get_mut(&id).context("a game that is over")?;
         let (claim, defend) = (table.claim.clone(), !table.challenger);
-        let states: Vec<Bytes> = table.states[table.seen..].to_vec();
+        // What a failure leaves of a player is not used again: a new one sees all states.
         let (player, prepare) = (table.player.take(), prepare.clone());
+        let seen = if player.is_some() { table.seen } else { 0 };
+        let states: Vec<Bytes> = table.states[seen..].to_vec();
         // Computing takes a while: not on the runtime's threads.
         let work = move || -> anyhow::Result<(Player, Bytes)> {
             let mut player = match player {
@@ -160,28 +245,9 @@ impl Games {
             Ok((player, by.encode().into()))
         };
         let done = tokio::task::spawn_blocking(work).await?;
-        let Some(table) = self.tables.get_mut(&id) else { return Ok(()) };
-        let (player, moved) = match done {
-            Ok(done) => done,
-            Err(e) => {
-                table.failed = Some(table.states.len());
-                return Err(e.context("no move was found"));
-            }
-        };
-        let state = table.states.last().cloned().unwrap_or_default();
-        (table.seen, table.player) = (table.states.len(), Some(player));
-        let count = table.states.len();
-        info!(id = %id, bytes = moved.len(), "a move");
-        if let Err(e) = self.court.send(disputes, U256::ZERO, Disputes::moveCall { id, state, moved }).await {
-            if let Some(table) = self.tables.get_mut(&id) {
-                table.failed = Some(count);
-            }
-            return Err(e.into());
-        }
-        // The event of this move is read with the next step.
-        if let Some(table) = self.tables.get_mut(&id) {
-            table.failed = Some(count);
-        }
-        Ok(())
+        let table = self.tables.get_mut(&id).context("a game that is over")?;
+        let (player, moved) = done.context("no move was found")?;
+        (table.seen, table.player, table.found) = (table.states.len(), Some(player), Some(moved.clone()));
+        Ok(moved)
     }
 }

@@ -4,13 +4,35 @@ pub(crate) mod case;
 pub(crate) mod games;
 
 use alloy_sol_types::SolCall;
+use alloy_sol_types::SolValue as _;
 use client::{
     Account, ClientError, RpcClient,
-    contracts::{Audits, Escrow, Jury},
+    contracts::{Audits, Disputes, Escrow, Jury, LoggedClaim},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::Mutex;
-use types::{Address, B256, Bytes, NetworkConfig, U256, Voucher};
+use types::{Address, B256, Bytes, NetworkConfig, U256, Voucher, keccak256};
+
+/// Time between looks at the newest block.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Where a claim is in its node's log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) node: Address,
+    /// Size of the first posted log that has it.
+    pub(crate) size: u64,
+    pub(crate) index: u64,
+    /// Its receipt id.
+    pub(crate) receipt: B256,
+}
+
+/// What `Disputes.announcementOf` gives for a dispute. Computed here and not asked for: whoever serves JSON-RPC could use the salt.
+fn announcement(sender: Address, place: &Place, opening: &Bytes, salt: B256) -> B256 {
+    let about = ("dispute".to_owned(), place.node, place.receipt, keccak256(opening));
+    let subject = keccak256(about.abi_encode_params());
+    keccak256((sender, subject, salt).abi_encode())
+}
 
 /// A party's view of the ledger.
 #[derive(Clone, Debug)]
@@ -44,6 +66,34 @@ impl Court {
             self.account.submit(&self.rpc, self.network.chain_id, to, value, data).await?
         };
         self.account.wait(&self.rpc, hash).await.map(|()| hash)
+    }
+
+    /// Disputes a claim of a log: announces it, and opens it in a later block, so that nobody can copy it and be first. Does nothing when this
+    /// account disputed it before.
+    pub(crate) async fn dispute(
+        &self,
+        place: Place,
+        logged: LoggedClaim,
+        opening: Bytes,
+    ) -> Result<(), ClientError> {
+        let disputes = self.network.contracts.disputes;
+        let Place { node, size, index, receipt } = place;
+        let me = self.account.address();
+        let tried = Disputes::triedCall { node, receiptId: receipt, challenger: me };
+        if self.rpc.view(disputes, &tried).await? {
+            return Ok(());
+        }
+        let bond = self.rpc.view(disputes, &Disputes::BONDCall {}).await?;
+        let salt = B256::from(rand::random::<[u8; 32]>());
+        let hash = announcement(me, &place, &opening, salt);
+        self.send(disputes, U256::ZERO, Disputes::announceCall { hash }).await?;
+        // What is estimated at the block of the announcement fails.
+        let announced = self.rpc.block_number().await?;
+        while self.rpc.block_number().await? <= announced {
+            tokio::time::sleep(POLL).await;
+        }
+        let call = Disputes::openLoggedCall { node, size, index, logged, opening, salt };
+        self.send(disputes, bond, call).await.map(|_| ())
     }
 
     /// Whether the ledger lets `auditor` see the receipt: it is drawn to audit it, or to judge it.
