@@ -532,7 +532,10 @@ test('disputes: only the jury marks receipts, only judges record faults', async 
   for (const who of [hunter, node, person(900)]) {
     await reverts(all.disputes.send(who, 'markLost', [node, receiptId(1)]), 'OnlyJury', [getAddress(who)]);
     await reverts(all.disputes.send(who, 'markDisputed', [node, receiptId(1)]), 'OnlyJury', [getAddress(who)]);
+    await reverts(all.disputes.send(who, 'markWithheld', [node, 1]), 'OnlyJury', [getAddress(who)]);
   }
+  await all.disputes.send(all.jury.address, 'markWithheld', [node, 1]);
+  assert.deepEqual([await all.disputes.read('withheld', node, 1), await all.disputes.read('withheld', node, 2)], [true, false]);
   const at = () => all.disputes.read('disputedAt', node, receiptId(1));
   assert.equal(await at(), 0n);
   await all.disputes.send(all.jury.address, 'markDisputed', [node, receiptId(1)]);
