@@ -106,6 +106,7 @@ sol! {
         }
         function WINDOW_SECONDS() returns (uint64);
         function BOND() returns (uint256);
+        function OPEN_SECONDS() returns (uint64);
         function announce(bytes32 hash);
         function announcementOf(address sender, bytes32 subject, bytes32 salt) returns (bytes32);
         function disputeSubject(address node, bytes32 receiptId, bytes opening) returns (bytes32);

@@ -1,6 +1,6 @@
 //! Plays the games in which an account is on turn.
 
-use super::Court;
+use super::{Court, call_of};
 use alloy_sol_types::SolEvent as _;
 use anyhow::Context as _;
 use client::contracts::Disputes;
@@ -11,17 +11,14 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tracing::{error, info, warn};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
 use types::{Address, B256, Bytes, Claim, U256};
+use wallet::{Call, SendError};
 
 /// Values of `turn`.
 const CHALLENGER: u8 = 0;
 const DEFENDER: u8 = 1;
-
-/// Time after a failure until the same is tried again; doubles with each, up to [`RETRY_MAX`].
-const RETRY_MIN: Duration = Duration::from_secs(1);
-/// Longest time between two tries. Short beside every network's clock, and long enough not to fill a core with replays.
-const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// A game of this account.
 struct Table {
@@ -33,52 +30,41 @@ struct Table {
     /// States that the player has seen.
     seen: usize,
     player: Option<Player>,
-    /// When the clock of the party on turn runs out, in Unix time; unknown until the ledger was asked about this state.
-    deadline: Option<u64>,
-    /// The move in the newest state, once it is found.
-    found: Option<Bytes>,
-    /// The move was included, and its event will come.
-    moved: bool,
-    /// What failed is not tried again before this.
-    wait: Option<(Instant, Duration)>,
+    /// When the clock of the party on turn runs out (Unix time), as the ledger said last; zero before.
+    deadline: u64,
+    /// The move for the state with this number.
+    found: Option<(usize, Bytes)>,
+    /// What is on its way to the ledger, and the number of states when it was sent.
+    sending: Option<(usize, JoinHandle<Result<(), SendError>>)>,
+    /// After a failure: not before, and how long to wait after the next.
+    pause: Option<(Instant, Duration)>,
 }
+
+/// First and longest pause after a move that could not be found or was refused.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 impl Table {
     fn new(claim: Claim, challenger: bool, state: Bytes, turn: u8) -> Self {
+        let states = vec![state];
         Self {
             claim,
             challenger,
-            states: vec![state],
+            states,
             turn,
             seen: 0,
             player: None,
-            deadline: None,
+            deadline: 0,
             found: None,
-            moved: false,
-            wait: None,
+            sending: None,
+            pause: None,
         }
     }
 
-    /// A new state: whose turn it is, and nothing is known of its move.
-    fn advance(&mut self, state: Bytes, turn: u8) {
-        self.states.push(state);
-        self.turn = turn;
-        (self.deadline, self.found, self.moved, self.wait) = (None, None, false, None);
-    }
-
-    fn mine(&self) -> bool {
-        self.challenger == (self.turn == CHALLENGER)
-    }
-
-    /// Whether anything is to be done at once.
-    fn due(&self) -> bool {
-        self.turn <= DEFENDER && !self.moved && self.wait.is_none_or(|(at, _)| Instant::now() >= at)
-    }
-
-    /// Waits longer after each failure.
+    /// Something went wrong: again in a while, as long as the game lasts.
     fn failed(&mut self) {
-        let pause = self.wait.map_or(RETRY_MIN, |(_, pause)| (pause * 2).min(RETRY_MAX));
-        self.wait = Some((Instant::now() + pause, pause));
+        let pause = self.pause.map_or(PAUSE, |(_, last)| (last * 2).min(PAUSE_MAX));
+        self.pause = Some((Instant::now() + pause, pause));
     }
 }
 
@@ -105,46 +91,23 @@ pub(crate) struct Ended {
 impl Games {
     /// Looks at events from `from_block` on.
     pub(crate) fn new(court: Court, from_block: u64) -> Self {
-        let me = court.account.address();
+        let me = court.me();
         Self { court, me, from_block, tables: HashMap::new() }
     }
 
-    /// Reads new events, moves where it is our turn, ends games in which the other party's clock has run out. Games that ended. What
-    /// fails is tried again in a later step, for as long as the game goes on.
+    /// Reads new events, moves where it is our turn, ends games in which the other party's clock has run out. Games that ended.
     pub(crate) async fn step(&mut self, prepare: Arc<Prepare<'static>>) -> anyhow::Result<Vec<Ended>> {
         let ended = self.read().await?;
         let time = self.court.rpc.block_time().await?;
-        for id in self.due().await? {
+        // Whose clock runs out first, moves first.
+        let mut ids: Vec<(u64, U256)> = self.tables.iter().map(|(id, table)| (table.deadline, *id)).collect();
+        ids.sort_unstable();
+        for (_, id) in ids {
             if let Err(e) = self.play(id, time, &prepare).await {
-                let Some(table) = self.tables.get_mut(&id) else { continue };
-                table.failed();
-                let left = table.deadline.map_or(0, |at| at.saturating_sub(time));
-                match table.mine() {
-                    true => error!("dispute {id}: {e:#}; trying again, {left} s are left before it is lost"),
-                    false => warn!("dispute {id}: {e:#}"),
-                }
+                warn!("dispute {id}: {e:#}");
             }
         }
         Ok(ended)
-    }
-
-    /// Games with something to do, those whose clock runs out first at the front.
-    async fn due(&mut self) -> anyhow::Result<Vec<U256>> {
-        let disputes = self.court.network.contracts.disputes;
-        let mut due = Vec::new();
-        for (id, table) in self.tables.iter_mut().filter(|(_, t)| t.due()) {
-            let deadline = match table.deadline {
-                Some(known) => known,
-                None => {
-                    let game = self.court.rpc.view(disputes, &Disputes::gameOfCall { id: *id }).await?;
-                    // A game that has gone on meanwhile has another deadline; its event will come.
-                    *table.deadline.insert(game.deadline)
-                }
-            };
-            due.push((deadline, *id));
-        }
-        due.sort_unstable();
-        Ok(due.into_iter().map(|(_, id)| id).collect())
     }
 
     async fn read(&mut self) -> anyhow::Result<Vec<Ended>> {
@@ -178,7 +141,9 @@ impl Games {
                 }
             } else if let Some(e) = log.decode::<Disputes::Moved>() {
                 if let Some(table) = self.tables.get_mut(&e.id) {
-                    table.advance(e.state, e.turn);
+                    table.states.push(e.state);
+                    table.turn = e.turn;
+                    table.pause = None;
                 }
             } else if let Some(e) = log.decode::<Disputes::Ended>()
                 && let Some(table) = self.tables.remove(&e.id)
@@ -195,39 +160,71 @@ impl Games {
     async fn play(&mut self, id: U256, time: u64, prepare: &Arc<Prepare<'static>>) -> anyhow::Result<()> {
         let disputes = self.court.network.contracts.disputes;
         let Some(table) = self.tables.get_mut(&id) else { return Ok(()) };
-        if !table.mine() {
-            if table.deadline.is_some_and(|at| time > at) {
-                // Ask again: the other party may have moved in a block that we have not read.
-                let game = self.court.rpc.view(disputes, &Disputes::gameOfCall { id }).await?;
-                if time > game.deadline && game.turn <= DEFENDER {
-                    self.court.send(disputes, U256::ZERO, Disputes::timeoutCall { id }).await?;
+        if table.turn > DEFENDER || table.pause.is_some_and(|(at, _)| Instant::now() < at) {
+            return Ok(());
+        }
+        if let Some((count, sending)) = table.sending.take() {
+            if !sending.is_finished() {
+                table.sending = Some((count, sending));
+                return Ok(());
+            }
+            match sending.await? {
+                // Its event is read with one of the next steps, and ends this pause.
+                Ok(()) if table.states.len() == count => {
+                    table.failed();
+                    return Ok(());
                 }
+                Ok(()) => (),
+                // A server may be behind, or may lie: it is tried again until the game has ended.
+                Err(e) => {
+                    table.failed();
+                    return Err(e.into());
+                }
+            }
+        }
+        let mine = table.challenger == (table.turn == CHALLENGER);
+        let game = self.court.rpc.view(disputes, &Disputes::gameOfCall { id }).await?;
+        let Some(table) = self.tables.get_mut(&id) else { return Ok(()) };
+        table.deadline = game.deadline;
+        if !mine {
+            if time > game.deadline && game.turn <= DEFENDER {
+                table.send(&self.court, call_of(disputes, &Disputes::timeoutCall { id }));
             }
             return Ok(());
         }
-        let moved = match table.found.clone() {
-            Some(found) => found,
-            None => self.find(id, prepare).await?,
+        let moved = match table.think(prepare).await {
+            Ok(moved) => moved,
+            Err(e) => {
+                table.failed();
+                return Err(e.context("no move was found"));
+            }
         };
-        let Some(table) = self.tables.get_mut(&id) else { return Ok(()) };
-        let state = table.states.last().cloned().unwrap_or_default();
         info!(id = %id, bytes = moved.len(), "a move");
-        self.court.send(disputes, U256::ZERO, Disputes::moveCall { id, state, moved }).await?;
-        // The event of this move is read with the next step.
-        if let Some(table) = self.tables.get_mut(&id) {
-            table.moved = true;
-        }
+        let state = table.states.last().cloned().unwrap_or_default();
+        let call = call_of(disputes, &Disputes::moveCall { id, state, moved }).by(game.deadline + 1);
+        table.send(&self.court, call.called(format!("a move in dispute {id}")));
         Ok(())
     }
+}
 
-    /// Computes the move in a game's newest state, and keeps it.
-    async fn find(&mut self, id: U256, prepare: &Arc<Prepare<'static>>) -> anyhow::Result<Bytes> {
-        let table = self.tables.get_mut(&id).context("a game that is over")?;
-        let (claim, defend) = (table.claim.clone(), !table.challenger);
-        // What a failure leaves of a player is not used again: a new one sees all states.
-        let (player, prepare) = (table.player.take(), prepare.clone());
-        let seen = if player.is_some() { table.seen } else { 0 };
-        let states: Vec<Bytes> = table.states[seen..].to_vec();
+impl Table {
+    /// Sends a call beside the other games: none waits for another's transactions.
+    fn send(&mut self, court: &Court, call: Call) {
+        let court = court.clone();
+        let sending = tokio::spawn(async move { court.send_call(call).await.map(drop) });
+        self.sending = Some((self.states.len(), sending));
+    }
+
+    /// The move for the newest state.
+    async fn think(&mut self, prepare: &Arc<Prepare<'static>>) -> anyhow::Result<Bytes> {
+        if let Some((count, found)) = &self.found
+            && *count == self.states.len()
+        {
+            return Ok(found.clone());
+        }
+        let (claim, defend) = (self.claim.clone(), !self.challenger);
+        let states: Vec<Bytes> = self.states[self.seen..].to_vec();
+        let (player, prepare) = (self.player.take(), prepare.clone());
         // Computing takes a while: not on the runtime's threads.
         let work = move || -> anyhow::Result<(Player, Bytes)> {
             let mut player = match player {
@@ -244,10 +241,16 @@ impl Games {
             let by = player.respond(&Game::decode(last)?)?;
             Ok((player, by.encode().into()))
         };
-        let done = tokio::task::spawn_blocking(work).await?;
-        let table = self.tables.get_mut(&id).context("a game that is over")?;
-        let (player, moved) = done.context("no move was found")?;
-        (table.seen, table.player, table.found) = (table.states.len(), Some(player), Some(moved.clone()));
+        let (player, moved) = match tokio::task::spawn_blocking(work).await? {
+            Ok(done) => done,
+            Err(e) => {
+                // The player is gone, and with it what it has seen.
+                self.seen = 0;
+                return Err(e);
+            }
+        };
+        (self.seen, self.player) = (self.states.len(), Some(player));
+        self.found = Some((self.seen, moved.clone()));
         Ok(moved)
     }
 }
