@@ -10,7 +10,7 @@ use client::{
 };
 use std::sync::Arc;
 use tokio::sync::Mutex;
-use types::{Address, B256, Bytes, NetworkConfig, U256, Voucher};
+use types::{Address, B256, Bytes, NetworkConfig, U256};
 
 /// A party's view of the ledger.
 #[derive(Clone, Debug)]
@@ -74,10 +74,5 @@ impl Court {
         let call = Escrow::pocketOfCall { client, node };
         let pocket = self.rpc.view(self.network.contracts.escrow, &call).await?;
         Ok((U256::from(pocket.taken), U256::from(pocket.held.saturating_sub(pocket.withdrawing))))
-    }
-
-    /// What a client signs.
-    pub(crate) fn voucher_digest(&self, voucher: &Voucher) -> B256 {
-        voucher.digest(self.network.chain_id, self.network.contracts.escrow)
     }
 }
