@@ -146,7 +146,7 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
     };
     let address = operator.court.me();
     let court = operator.court.clone();
-    let till = Till::open(court.clone(), address, config.require_payment, log.clone())?;
+    let till = Till::open(court.clone(), genesis, address, config.require_payment, log.clone())?;
     let origin = NodeOrigin { chain_id: network.network.chain_id, genesis, node: address };
     let tiles = LogServer::new(origin, &secret, log.clone(), operator.posted.clone())?;
     let posted = operator.posted.clone();
