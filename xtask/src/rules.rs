@@ -22,7 +22,7 @@ const EDGES: [(&str, &[&str]); 17] = [
     ("ledger", &["types", "verify", "referee"]),
     ("consensus", &["types", "verify", "ledger"]),
     ("api", &["types"]),
-    ("client", &["types", "verify", "signed", "audited", "replicated"]),
+    ("client", &["types", "verify", "api", "signed", "audited", "replicated"]),
     (
         "node",
         &[

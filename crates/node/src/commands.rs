@@ -240,16 +240,20 @@ async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let rules = args.browser.rules()?;
     let config = ProxyConfig {
-        rpc_url: args.rpc,
+        ceilings: args.ceilings(),
+        names: args.names()?,
+        rpc_urls: args.rpcs,
         network: args.network,
+        stale_max: Duration::from_secs(args.stale_max),
         data_dir: args.data,
         release_verified: args.release_verified,
         payer,
         idle_max: Duration::from_secs(120),
         replicas: Replicas { nodes: args.replicas, ..Replicas::default() },
     };
-    let running = proxy::start(config, listener, args.browser.rules()?).await?;
+    let running = proxy::start(config, listener, rules).await?;
     outln!("OpenAI API on http://{}/v1, network {}", args.listen, running.proxy.genesis());
     stop_signal().await?;
     running.server.shut_down(PROXY_DRAIN).await;

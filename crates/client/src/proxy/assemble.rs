@@ -55,7 +55,6 @@ impl Proxy {
     async fn assemble(&self, id: ReceiptId, answered: &Answered) -> Result<Vec<u8>, ClientError> {
         let receipt = Receipt::decode(&answered.receipt)?;
         // A node may have moved since it answered.
-        self.directory.refresh().await?;
         let base = &self.directory.endpoint(receipt.claim.node).unwrap_or_else(|| answered.endpoint.clone());
         let logged: LoggedReceipt = self.get(&format!("{base}/og/v1/receipts/{id}")).await?;
         // Evidence may have been added since; the log is about the claim and its signature.
@@ -76,7 +75,7 @@ impl Proxy {
         }
         let url = format!("{base}/og/v1/log/inclusion?index={}&size={size}", logged.index);
         let log: LogProof = self.get(&url).await?;
-        let ledger = self.rpc.receipt_log_proof(receipt.claim.node, size, answer).await?;
+        let ledger = self.ledger.rpc().receipt_log_proof(receipt.claim.node, size, answer).await?;
         let bytes = ProofFile {
             format: PROOF_FORMAT.into(),
             receipt,
@@ -84,12 +83,12 @@ impl Proxy {
             manifest: ModelManifest::decode(&answered.manifest)?,
             log,
             ledger,
-            network: self.network.network.clone(),
-            genesis_header: self.network.genesis_header.clone(),
+            network: self.network().network.clone(),
+            genesis_header: self.network().genesis_header.clone(),
         }
         .encode()?;
         // Never hand out a proof that does not check.
-        let report = check_proof(&bytes, Some(self.genesis), &self.registry);
+        let report = check_proof(&bytes, Some(self.genesis()), &self.registry);
         match report.checks.first_failure() {
             None => Ok(bytes),
             // Only time is missing.
@@ -104,9 +103,9 @@ impl Proxy {
 
     /// Size of the first posted log of `node` that has `index`, searched back from `size`.
     async fn batch_of(&self, node: Address, mut size: u64, index: u64) -> Result<u64, ClientError> {
-        let log = self.network.network.contracts.receipt_log;
+        let log = self.network().network.contracts.receipt_log;
         for _ in 0..BATCHES_MAX {
-            let batch = self.rpc.view(log, &ReceiptLog::batchCall { node, size }).await?;
+            let batch = self.ledger.rpc().view(log, &ReceiptLog::batchCall { node, size }).await?;
             if batch.previousSize <= index {
                 break;
             }
