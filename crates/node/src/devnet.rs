@@ -8,7 +8,6 @@ use crate::{
     network_file::{NetworkFile, Peer},
     node::{self, Node, NodeConfig},
     proxy::{self, RunningProxy},
-    trust_rules::TrustRules,
     validator::{self, Keys, Running, Setup},
 };
 use anyhow::{Context as _, ensure};
@@ -222,7 +221,7 @@ fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Resul
         let saved = NetworkFile::read(&path)?;
         let n = &saved.network;
         let same = (n.chain_id, n.block_time_ms, n.epoch_blocks, n.validators.len())
-            == (args.chain_id, args.block_time, args.epoch_blocks, usize::from(args.validators));
+            == (args.chain_id, args.block_time, args.epoch(), usize::from(args.validators));
         ensure!(
             same,
             "the folder {} holds a network with --chain-id {} --block-time {} --epoch-blocks {} --validators {}; start it \
@@ -232,6 +231,13 @@ fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Resul
             n.block_time_ms,
             n.epoch_blocks,
             n.validators.len()
+        );
+        let trust = args.trust();
+        ensure!(
+            (n.window_seconds, n.game_seconds) == (trust.window_seconds, trust.game_seconds()),
+            "the folder {} holds a network with other --rules or another --time-scale: disputes take {} s there",
+            dir.display(),
+            n.window_seconds
         );
         return Ok(saved);
     }
@@ -258,12 +264,12 @@ fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Resul
     let new = NewNetwork {
         chain_id: args.chain_id,
         block_time_ms: args.block_time,
-        epoch_blocks: args.epoch_blocks,
+        epoch_blocks: args.epoch(),
         timestamp: crate::inference::now_ms() / 1000,
         validators,
         funded,
-        staking: genesis::staking_rules(),
-        trust: TrustRules::devnet(),
+        staking: genesis::scaled_staking(genesis::staking_rules(), args.time_scale),
+        trust: args.trust(),
     };
     let (genesis, network) = new.build()?;
     // The peers' ports change from run to run, so they are not in this file.

@@ -3,7 +3,7 @@
 use crate::{
     cli::{GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand},
     commands::{stop_signal, watch},
-    genesis::{COIN, NewNetwork, staking_rules},
+    genesis::{COIN, NewNetwork, scaled_epoch, scaled_staking, staking_rules},
     network_file::{NetworkFile, Peer},
     output::outln,
     sync,
@@ -84,12 +84,12 @@ fn genesis(args: &GenesisArgs) -> anyhow::Result<()> {
     let (genesis, network) = NewNetwork {
         chain_id: args.chain_id,
         block_time_ms: args.block_time,
-        epoch_blocks: args.epoch_blocks,
+        epoch_blocks: scaled_epoch(args.epoch_blocks, args.time_scale),
         timestamp: crate::inference::now_ms() / 1000,
         validators: members.iter().map(|m| (m.operator, m.key.clone())).collect(),
         funded,
-        staking,
-        trust: TrustRules::network(),
+        staking: scaled_staking(staking, args.time_scale),
+        trust: TrustRules::network().scaled(args.time_scale),
     }
     .build()?;
     let hash = genesis.execute(&network)?.hash();

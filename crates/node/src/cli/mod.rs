@@ -12,7 +12,8 @@ pub(crate) use validator::{
     GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand,
 };
 
-use clap::{Args, Parser, Subcommand};
+use crate::{genesis, trust_rules::TrustRules};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use types::{B256, ReceiptId};
 
@@ -88,7 +89,8 @@ pub(crate) enum Command {
 Examples:
   og devnet                               a fresh network, forgotten when it stops
   og devnet --data ./net                  one that goes on where it stopped
-  og devnet --validators 7 --nodes 1 --block-time 500")]
+  og devnet --validators 7 --nodes 1 --block-time 500
+  og devnet --rules network --time-scale 240 --auditors 24   the rules of public networks, a day in six minutes")]
 pub(crate) struct DevnetArgs {
     /// Folder that keeps keys, ledger and receipts; a fresh temporary one when absent.
     #[arg(long, value_name = "DIR")]
@@ -105,9 +107,15 @@ pub(crate) struct DevnetArgs {
     /// Smallest time between blocks in milliseconds.
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=60_000))]
     pub(crate) block_time: u64,
-    /// Number of blocks after which the set of validators may change.
-    #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
-    pub(crate) epoch_blocks: u64,
+    /// Number of blocks after which the set of validators may change; 240 with --rules devnet, an hour's (scaled) with --rules network.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
+    pub(crate) epoch_blocks: Option<u64>,
+    /// Rules of audits, disputes and juries.
+    #[arg(long, value_enum, default_value_t = Rules::Devnet)]
+    pub(crate) rules: Rules,
+    /// Divide every duration of the rules by this; stakes, rates, bonds and numbers of jurors stay as they are.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) time_scale: u64,
     /// EIP-155 chain id.
     #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
     pub(crate) chain_id: u64,
@@ -134,6 +142,35 @@ pub(crate) struct DevnetArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) browser: BrowserArgs,
+}
+
+/// Which rules a development network has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rules {
+    /// Short times, every receipt audited at first, juries of one.
+    Devnet,
+    /// Those of `og validator genesis`: juries need 15 jurors, so start with more --auditors.
+    Network,
+}
+
+impl DevnetArgs {
+    /// Blocks of an epoch: as given, or as the rules have it.
+    pub(crate) fn epoch(&self) -> u64 {
+        let usual = match self.rules {
+            Rules::Devnet => 240,
+            Rules::Network => genesis::EPOCH_BLOCKS,
+        };
+        self.epoch_blocks.unwrap_or_else(|| genesis::scaled_epoch(usual, self.time_scale))
+    }
+
+    /// Rules of audits, disputes, juries and escrow.
+    pub(crate) fn trust(&self) -> TrustRules {
+        match self.rules {
+            Rules::Devnet => TrustRules::devnet(),
+            Rules::Network => TrustRules::network(),
+        }
+        .scaled(self.time_scale)
+    }
 }
 
 #[derive(Debug, Args)]
