@@ -94,23 +94,8 @@ pub enum ClientError {
         why: String,
     },
     /// Every node that serves the model asks for more than a ceiling allows.
-    #[error(
-        "no node serves `{model}` within the price ceilings: the cheapest, {node}, may ask up to {price} wei for this answer ({input} wei a prompt token, {output} wei a generated token), and {ceiling}"
-    )]
-    TooExpensive {
-        /// The model.
-        model: String,
-        /// The cheapest node.
-        node: Address,
-        /// The most that its answer can cost, in wei.
-        price: u128,
-        /// Its price of a prompt token, in wei.
-        input: u128,
-        /// Its price of a generated token, in wei.
-        output: u128,
-        /// The ceiling that is in the way, and how to change it.
-        ceiling: String,
-    },
+    #[error("{0}")]
+    TooExpensive(Box<TooExpensive>),
     /// Today's money is spent.
     #[error(
         "{spent} wei were spent or promised today, this answer may cost {price} wei, and the day's limit is {max} wei; raise it with --max-day"
@@ -203,6 +188,26 @@ pub enum ClientError {
         /// Why.
         reason: String,
     },
+}
+
+/// What the cheapest offer for a model is, when even that is above a ceiling.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error(
+    "no node serves `{model}` within the price ceilings: the cheapest, {node}, may ask up to {price} wei for this answer ({input} wei a prompt token, {output} wei a generated token), and {ceiling}"
+)]
+pub struct TooExpensive {
+    /// The model.
+    pub model: String,
+    /// The cheapest node.
+    pub node: Address,
+    /// The most that its answer can cost, in wei.
+    pub price: u128,
+    /// Its price of a prompt token, in wei.
+    pub input: u128,
+    /// Its price of a generated token, in wei.
+    pub output: u128,
+    /// The ceiling that is in the way, and how to change it.
+    pub ceiling: String,
 }
 
 /// Why a model's name does not say which model is meant. Ids are hashes: one id is one model for ever.

@@ -42,7 +42,7 @@ mod tx;
 #[cfg(not(target_family = "wasm"))]
 pub use {
     directory::{Ceilings, Directory},
-    error::{Ambiguity, ClientError, Lie, Refusal, Refused},
+    error::{Ambiguity, ClientError, Lie, Refusal, Refused, TooExpensive},
     proven::{LedgerConfig, Offer, ProvenLedger},
     rpc::{EventLog, Finalized, NetworkInfo, RpcClient},
     tx::Account,

@@ -5,7 +5,7 @@ mod network;
 
 use client::{ClientError, Lie as Caught, proxy::Proxy};
 use network::{
-    Network, Setup,
+    Attack, Network, Setup,
     chain::Lie::{self, *},
 };
 use serde_json::{Value, json};
@@ -125,6 +125,26 @@ async fn a_request_makes_no_call_of_json_rpc_on_its_way() {
         assert_eq!(network.get(path).await.status, 200);
     }
     assert_eq!(network.calls() - before, 0);
+}
+
+#[tokio::test]
+async fn a_block_that_cannot_be_proved_yet_is_looked_at_later() {
+    let setup = Setup { lies: &[None], ..Setup::default() };
+    let network = Network::build(setup).await;
+    network.attack(Attack::NextBlock);
+    let seen = network.ask(request(false).to_string()).await;
+    assert_eq!(seen.status, 502, "nobody has it although the servers answer: {}", seen.body);
+    // While no server answers, nobody can have it yet, and the answer is as good as any.
+    network.lie(0, Down);
+    network.settle().await;
+    network.settle().await;
+    let seen = network.ask(request(false).to_string()).await;
+    assert_eq!(seen.status, 200, "{}", seen.body);
+    let summary: Value = serde_json::from_str(seen.header("og-verified")).unwrap();
+    assert!(
+        !summary["checks"].as_array().unwrap().contains(&json!("anchor")),
+        "it is not said to be checked"
+    );
 }
 
 #[tokio::test]

@@ -114,7 +114,10 @@ fn banner(about: &Value, args: &DevnetArgs) -> String {
     ));
     line(format!("  network    {}  (genesis hash)", text(about, "network")));
     line(format!("  chain id   {}", about["chain_id"]));
-    line(format!("  OpenAI API {}/v1  (proxy: checks every answer)", text(about, "proxy_url")));
+    line(format!(
+        "  OpenAI API {}/v1  (proxy: checks answers before their end is shown)",
+        text(about, "proxy_url")
+    ));
     line(format!("  JSON-RPC   {}", text(about, "rpc_url")));
     line(format!("  model      {}  {}", text(&about["model"], "name"), text(&about["model"], "id")));
     line(format!("  data       {}", text(about, "data")));

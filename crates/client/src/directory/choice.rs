@@ -1,6 +1,7 @@
 use super::quality::Quality;
 use crate::{
     ClientError,
+    error::TooExpensive,
     proven::{ModelOffers, Offer},
 };
 use alloy_primitives::U256;
@@ -89,14 +90,14 @@ impl Ceilings {
             let n = self.median_times;
             format!("that is more than {n} times the median of one of the two prices: raise --max-median")
         };
-        Err(ClientError::TooExpensive {
+        Err(ClientError::TooExpensive(Box::new(TooExpensive {
             model: model.manifest.name.clone(),
             node: cheapest.node,
             price,
             input: cheapest.price_input,
             output: cheapest.price_output,
             ceiling,
-        })
+        })))
     }
 }
 
@@ -170,7 +171,7 @@ mod tests {
             template_hash: B256::ZERO,
             licence: String::new(),
         };
-        ModelOffers { manifest, offers }
+        ModelOffers { id: manifest.id().0, manifest, offers }
     }
 
     const NEED: Need = Need { input: 10, output: 10 };

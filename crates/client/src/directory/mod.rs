@@ -19,7 +19,7 @@ use quality::Quality;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Weak},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tracing::warn;
 use types::ModelManifest;
@@ -33,6 +33,10 @@ const READ_PART: u32 = 5;
 const WARN_EVERY: Duration = Duration::from_secs(10);
 /// How long an answer waits for the block that it is anchored to. Honest nodes name blocks that everybody has.
 const ANCHOR_WAIT: Duration = Duration::from_secs(3);
+/// How long an answer is looked at again whose block could not be proved at once.
+const LATER_MAX: Duration = Duration::from_secs(600);
+/// Differences of clocks that are allowed for when blocks are counted by time.
+const CLOCKS_MS: u64 = 5_000;
 /// Most names in an error.
 const NAMED_MAX: usize = 50;
 
@@ -54,6 +58,17 @@ pub struct Wanted<'a> {
     pub price_max: Option<u128>,
     /// The most tokens that it can take, which depends on the model.
     pub need: &'a (dyn Fn(&ModelManifest) -> Need + Sync),
+}
+
+/// What is known of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anchor {
+    /// It is final and has this hash.
+    Final(B256),
+    /// It is newer than the newest proved block, which has this number, and the servers are silent at the moment.
+    Later(u64),
+    /// It is too old, or nobody has it.
+    Unknown,
 }
 
 /// Which nodes to ask for a model.
@@ -140,8 +155,8 @@ impl Directory {
     pub fn list(&self) -> Result<Vec<(String, ModelManifest)>, ClientError> {
         let models = self.models()?;
         let name = |m: &ModelOffers| match self.names.find(&m.manifest.name, &models) {
-            Ok(id) if id == m.manifest.id().0 => m.manifest.name.clone(),
-            _ => m.manifest.id().to_string(),
+            Ok(id) if id == m.id => m.manifest.name.clone(),
+            _ => m.id.to_string(),
         };
         Ok(models.iter().map(|m| (name(m), m.manifest.clone())).collect())
     }
@@ -153,7 +168,7 @@ impl Directory {
         model: &str,
         id: Option<B256>,
     ) -> Result<&'a ModelOffers, ClientError> {
-        let by_id = |id: B256| models.iter().find(|m| m.manifest.id().0 == id);
+        let by_id = |id: B256| models.iter().find(|m| m.id == id);
         let none = || {
             let names: BTreeSet<_> =
                 models.iter().map(|m| m.manifest.name.as_str()).take(NAMED_MAX).collect();
@@ -229,11 +244,41 @@ impl Directory {
         self.quality.lock().succeeded(node, latency);
     }
 
-    /// The hash of final block `number`, once it is proved here; `None` when it is not among the newest thousand blocks or does not come
-    /// within some seconds.
-    pub async fn final_hash(&self, number: u64) -> Option<B256> {
-        self.ledger.reaches(number, ANCHOR_WAIT).await;
-        self.ledger.block_hash(number)
+    /// What is known of block `number`; waits some seconds for it when it is newer than the newest one, unless the servers are silent.
+    pub async fn anchor(&self, number: u64) -> Anchor {
+        if !self.ledger.is_silent() {
+            self.ledger.reaches(number, ANCHOR_WAIT).await;
+        }
+        let Some(head) = self.ledger.newest() else { return Anchor::Unknown };
+        match self.ledger.block_hash(number) {
+            Some(hash) => Anchor::Final(hash),
+            None if number > head.number
+                && self.ledger.is_silent()
+                && number - head.number <= self.blocks_since(head) =>
+            {
+                Anchor::Later(head.number)
+            }
+            None => Anchor::Unknown,
+        }
+    }
+
+    /// Most blocks that can have been made since `head`.
+    fn blocks_since(&self, head: Head) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let age_ms = now.saturating_sub(head.timestamp.saturating_mul(1000)).saturating_add(CLOCKS_MS);
+        age_ms / self.ledger.network().network.block_time_ms.max(1)
+    }
+
+    /// Looks again, when the servers are back, at the block that an answer of `node` named; a node that named a wrong one is avoided.
+    pub fn look_again(self: &Arc<Self>, node: Address, number: u64, hash: B256) {
+        let directory = self.clone();
+        tokio::spawn(async move {
+            let is_there = directory.ledger.reaches(number, LATER_MAX).await;
+            if is_there && directory.ledger.block_hash(number) != Some(hash) {
+                warn!(%node, "it named a block {number} that does not exist, while the ledger could not be read");
+                directory.failed(node);
+            }
+        });
     }
 }
 

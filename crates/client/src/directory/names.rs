@@ -27,7 +27,7 @@ impl Names {
 
     /// The model that `name` means, remembered or the only one with it.
     pub(super) fn find(&self, name: &str, models: &[ModelOffers]) -> Result<B256, Ambiguity> {
-        let named = || models.iter().filter(|m| m.manifest.name == name).map(|m| m.manifest.id().0);
+        let named = || models.iter().filter(|m| m.manifest.name == name).map(|m| m.id);
         let pinned = self.pins.lock().get(name).copied();
         let mut ids: Vec<_> = named().collect();
         match (pinned, ids.as_slice()) {

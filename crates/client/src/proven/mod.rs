@@ -47,6 +47,8 @@ const BATCHES_MAX: usize = 1024;
 /// How long a server that lied or failed is asked last.
 const AVOID_LIAR: Duration = Duration::from_secs(600);
 const LAG_MAX: u64 = 15;
+/// From when on servers count as silent.
+const SILENT: Duration = Duration::from_secs(2);
 const AVOID_FAILED: Duration = Duration::from_secs(5);
 
 /// How a ledger is reached and believed.
@@ -94,6 +96,8 @@ pub struct ProvenLedger {
     stale_max: Duration,
     /// What the last server did wrong.
     trouble: Mutex<String>,
+    /// When a server last gave a block that can be believed.
+    heard: Mutex<Option<Instant>>,
 }
 
 /// `eth_getProof` (EIP-1186), as far as it is checked.
@@ -173,6 +177,7 @@ impl ProvenLedger {
             folder: config.folder,
             stale_max: config.stale_max,
             trouble: Mutex::default(),
+            heard: Mutex::default(),
         };
         ledger.remember()?;
         match ledger.refresh().await {
@@ -235,6 +240,11 @@ impl ProvenLedger {
         self.hashes.lock().get(&number).copied()
     }
 
+    /// Whether no server gave a block that can be believed for some seconds: then nothing is worth waiting for.
+    pub fn is_silent(&self) -> bool {
+        self.heard.lock().is_none_or(|heard| heard.elapsed() > SILENT)
+    }
+
     /// Waits until block `number` is proved, at most for `limit`. Asks nobody: the block comes with the next [`refresh`](Self::refresh).
     pub async fn reaches(&self, number: u64, limit: Duration) -> bool {
         let mut heads = self.head.subscribe();
@@ -257,6 +267,7 @@ impl ProvenLedger {
                 Ok(head) => {
                     *source.avoid_until.lock() = None;
                     self.trouble.lock().clear();
+                    *self.heard.lock() = Some(Instant::now());
                     return Ok(head);
                 }
                 Err(e) => last = Some(self.avoid(source, e)),

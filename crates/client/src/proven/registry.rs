@@ -39,7 +39,9 @@ pub struct Offer {
 /// A model and who serves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelOffers {
-    /// What the model is; its hash is the id in the registry.
+    /// Id in the registry: the manifest's hash.
+    pub id: B256,
+    /// What the model is.
     pub manifest: ModelManifest,
     /// Who serves it.
     pub offers: Vec<Offer>,
@@ -93,7 +95,7 @@ impl Registry {
         let (mut models, mut incomplete) = (Vec::new(), false);
         for (_, id, offers) in ranked {
             match self.manifest(ledger, id).await {
-                Ok(Some(manifest)) => models.push(ModelOffers { manifest, offers }),
+                Ok(Some(manifest)) => models.push(ModelOffers { id, manifest, offers }),
                 Ok(None) => {}
                 Err(e) => {
                     warn!("model {id} is left out: {e}");

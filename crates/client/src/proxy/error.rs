@@ -72,7 +72,7 @@ impl From<ClientError> for Fault {
             ClientError::AllRefused(refused) => return Self::refused(refused),
             ClientError::NoNode { .. } => (StatusCode::NOT_FOUND, "model_not_found"),
             ClientError::Ambiguous(_) => (StatusCode::BAD_REQUEST, "model_ambiguous"),
-            ClientError::TooExpensive { .. } => (StatusCode::PAYMENT_REQUIRED, "price_ceiling"),
+            ClientError::TooExpensive(_) => (StatusCode::PAYMENT_REQUIRED, "price_ceiling"),
             ClientError::DayLimit { .. } => (StatusCode::PAYMENT_REQUIRED, "day_limit"),
             ClientError::Busy => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             ClientError::UnknownReceipt(_) => (StatusCode::NOT_FOUND, "not_found"),

@@ -4,7 +4,7 @@ use super::{Answered, Proxy, Purse, budget::Reservation};
 use crate::{
     ClientError, Offer, Refusal,
     check::{Check, Checks, Known, Outcome, check_answer},
-    directory::Need,
+    directory::{Anchor, Need},
     error::quoted,
     rpc::{read_bounded, unreachable_at},
 };
@@ -163,7 +163,7 @@ impl Exchange {
         check_answer(&mut checks, &self.proxy.registry, &receipt, &disclosure, &self.manifest, &known);
         checks.record("form", check_form(&self.path, &disclosure.response));
         checks.record("exchange", self.check_exchange(&receipt.claim));
-        checks.record("anchor", self.check_anchor(&receipt.claim).await);
+        self.check_anchor(&mut checks, &receipt.claim).await;
         if let Some(Check { name, detail, .. }) = checks.first_failure() {
             return Err(self.refuse(format!("{name}: {detail}")));
         }
@@ -245,18 +245,26 @@ impl Exchange {
         Ok("the registered node answered this request, at its registered prices, just now".into())
     }
 
-    /// The anchor must be a block that was proved to be final, and one of the newest thousand. No server is asked.
-    pub(super) async fn check_anchor(&self, claim: &Claim) -> Result<String, String> {
-        match self.proxy.directory.final_hash(claim.anchor_number).await {
-            Some(hash) if hash == claim.anchor_hash => {
-                Ok(format!("anchored to block {}", claim.anchor_number))
+    /// The anchor must be a block that was proved to be final, and one of the newest thousand. No server is asked. While the servers are
+    /// silent, a block that may well exist is looked at later.
+    pub(super) async fn check_anchor(&self, checks: &mut Checks, claim: &Claim) {
+        let (number, hash) = (claim.anchor_number, claim.anchor_hash);
+        let directory = &self.proxy.directory;
+        let checked = match directory.anchor(number).await {
+            Anchor::Final(known) if known == hash => Ok(format!("anchored to block {number}")),
+            Anchor::Final(_) => Err(format!("block {number} is not what the receipt says")),
+            Anchor::Later(newest) => {
+                directory.look_again(self.offer.node, number, hash);
+                let note = format!(
+                    "block {number} could not be proved yet, only {newest}; the JSON-RPC servers are silent"
+                );
+                return checks.note("anchor", note);
             }
-            Some(_) => Err(format!("block {} is not what the receipt says", claim.anchor_number)),
-            None => Err(format!(
-                "block {} is too old, or the servers that this proxy asks do not have it yet",
-                claim.anchor_number
-            )),
-        }
+            Anchor::Unknown => {
+                Err(format!("block {number} is too old, or the servers that this proxy asks do not have it"))
+            }
+        };
+        checks.record("anchor", checked);
     }
 }
 

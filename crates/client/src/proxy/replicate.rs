@@ -381,7 +381,7 @@ impl Round {
         check_disclosure(&mut checks, claim, &disclosure, &exchange.manifest);
         checks.record("form", check_form(&exchange.path, &disclosure.response));
         checks.record("exchange", exchange.check_exchange(claim));
-        checks.record("anchor", exchange.check_anchor(claim).await);
+        exchange.check_anchor(&mut checks, claim).await;
         if let Some(Check { name, detail, .. }) = checks.first_failure() {
             return Err(format!("{name}: {detail}"));
         }

@@ -57,6 +57,8 @@ pub(crate) enum Attack {
     Garbage,
     /// Hides a second event behind a carriage return.
     CarriageReturn,
+    /// Names a block that does not exist yet.
+    NextBlock,
     /// Breaks the stream off with an error of its own, before any text.
     ErrorEvent,
 }
@@ -199,7 +201,7 @@ fn receipt_of(
         price_output: price_output + u128::from(is(Attack::WrongPrice)),
         price: 0,
         payer,
-        anchor_number: s.anchor.0,
+        anchor_number: if is(Attack::NextBlock) { s.chain.lock().head().0 + 3 } else { s.anchor.0 },
         anchor_hash: if is(Attack::WrongAnchor) { B256::ZERO } else { s.anchor.1 },
         time_ms: if is(Attack::StaleTime) { now - 3_600_000 } else { now },
         arithmetic_class: if is(Attack::SignedOnlyArithmetic) {

@@ -64,7 +64,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SimulateCommand,
     },
-    /// Run a local OpenAI-compatible server that checks every answer.
+    /// Run a local OpenAI-compatible server that checks every answer before its end is shown.
     Proxy(ProxyArgs),
     /// Ask a question through the proxy; prints the answer as it streams and what was verified.
     Chat(ChatArgs),
