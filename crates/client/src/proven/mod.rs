@@ -160,8 +160,7 @@ impl ProvenLedger {
             Some(set) => {
                 light::check_network(&network.network, &network.genesis_header, genesis)
                     .map_err(malformed)?;
-                let commitment = set.commitment();
-                Trusted::checkpoint(&network.network, genesis, set, commitment).map_err(malformed)?
+                Trusted::resume(&network.network, genesis, set).map_err(malformed)?
             }
             None => {
                 Trusted::genesis(&network.network, &network.genesis_header, genesis).map_err(malformed)?
