@@ -31,13 +31,13 @@ mod error;
 #[cfg(not(target_family = "wasm"))]
 mod files;
 #[cfg(not(target_family = "wasm"))]
+mod ledger;
+#[cfg(not(target_family = "wasm"))]
 pub mod proven;
 #[cfg(not(target_family = "wasm"))]
 pub mod proxy;
 #[cfg(not(target_family = "wasm"))]
 mod rpc;
-#[cfg(not(target_family = "wasm"))]
-mod tx;
 
 #[cfg(not(target_family = "wasm"))]
 pub use {
@@ -45,7 +45,6 @@ pub use {
     error::{Ambiguity, ClientError, Lie, Refusal, Refused, TooExpensive},
     proven::{LedgerConfig, Offer, ProvenLedger},
     rpc::{EventLog, Finalized, NetworkInfo, RpcClient},
-    tx::Account,
 };
 
 pub mod trust;

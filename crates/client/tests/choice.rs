@@ -93,7 +93,10 @@ async fn a_day_has_an_end() {
     assert_eq!((seen.status, code(&seen)), (402, json!("day_limit")), "{}", seen.body);
     assert!(seen.body.contains("160 wei") && seen.body.contains("--max-day"), "{}", seen.body);
     // A restart does not begin a new day.
-    let url = network.start_proxy(&setup, "proxy").await.unwrap();
+    std::fs::create_dir(network.folder("restarted")).unwrap();
+    std::fs::copy(network.folder("proxy").join("spent.day"), network.folder("restarted").join("spent.day"))
+        .unwrap();
+    let url = network.start_proxy(&setup, "restarted").await.unwrap();
     assert_eq!(network.chat(&url, &request("tiny"), &[]).await.status, 402);
     assert_eq!(network.asked(), [2]);
 }
