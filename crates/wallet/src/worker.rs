@@ -141,7 +141,7 @@ impl Worker {
         }
         for job in self.jobs() {
             self.watch(&job, head.time);
-            if head.time >= job.until && !job.is_filler && !job.nonce().is_some_and(|n| n < mined) {
+            if head.time >= job.until && !job.is_filler && job.nonce().is_none_or(|n| n >= mined) {
                 let error = job.too_late(self.note(&job).last.clone());
                 self.give_up(job, error).await?;
             }
