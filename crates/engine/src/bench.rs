@@ -1,5 +1,7 @@
 //! Speed of an engine, measured as a client sees it: whole jobs through the scheduler, sampling and trace included.
 
+pub mod device;
+
 use crate::{Choosing, Engine, EngineConfig, EngineError, Event, Job, Model, replay};
 use std::{
     ops::ControlFlow,
@@ -85,7 +87,7 @@ fn run(engine: &Engine, prompts: Vec<Vec<u32>>, generate: usize) -> Result<Vec<R
 /// # Errors
 /// [`EngineError`] when the model cannot run the test.
 pub fn measure(model: &Arc<Model>, config: EngineConfig, test: Test) -> Result<f64, EngineError> {
-    let threads = config.threads;
+    let for_replay = config.clone();
     let engine = Engine::new(model.clone(), EngineConfig { prefix_cache: false, ..config })?;
     // Wakes the threads and fills the caches.
     run(&engine, vec![prompt(model, 99, 8)], 2)?;
@@ -111,7 +113,7 @@ pub fn measure(model: &Arc<Model>, config: EngineConfig, test: Test) -> Result<f
             let eos = (model.tokenizer().end_of_turn(), -100.0);
             let by = Choosing { logit_bias: vec![eos], ..Choosing::new(Sampling::GREEDY) };
             let began = Instant::now();
-            let found = replay::replay_on(model, &prompt, &runs[0].tokens, by, None, threads)?;
+            let found = replay::replay_on(model, &prompt, &runs[0].tokens, by, None, &for_replay)?;
             let ratio = seconds(began.elapsed()) / seconds(generation);
             assert_eq!(found.first_difference, None, "an honest answer replays");
             Ok(ratio)

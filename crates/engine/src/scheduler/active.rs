@@ -4,7 +4,6 @@ use crate::{
     kv::KvCache,
     sampler::{Choosing, Sampler, TokenLogprobs, logprobs},
 };
-use kernels::KvShape;
 use types::merkle;
 
 /// A job in the batch.
@@ -25,14 +24,14 @@ pub(super) struct Active<'m> {
 }
 
 impl<'m> Active<'m> {
-    pub(super) fn new(model: &'m Model, shape: KvShape, job: Job, positions_max: usize) -> Self {
+    pub(super) fn new(model: &'m Model, cache: KvCache, job: Job, positions_max: usize) -> Self {
         let room = model.context_length().min(positions_max) - job.prompt.len();
         Self {
             max_tokens: room.min(job.max_tokens.max(1) as usize),
             prompt: job.prompt.len(),
             tokens: job.prompt,
             on_event: job.on_event,
-            cache: KvCache::new(shape),
+            cache,
             keys: Vec::new(),
             cached_tokens: 0,
             sampler: Sampler::new(Choosing {

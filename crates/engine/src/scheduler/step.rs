@@ -94,8 +94,8 @@ impl<'m> Scheduler<'m> {
                 Some(preempted) => preempted,
                 None => match state.queue.pop() {
                     Some(job) => {
-                        let shape = decoder.spec.kv_shape();
-                        Active::new(self.model, shape, job, self.pages_max * PAGE)
+                        let cache = self.backend.cache(decoder.spec.kv_shape());
+                        Active::new(self.model, cache, job, self.pages_max * PAGE)
                     }
                     None => break,
                 },
@@ -108,7 +108,7 @@ impl<'m> Scheduler<'m> {
 
     /// Pages in use: those of the prefix cache, and those that only one answer has.
     fn pages_used(&self) -> usize {
-        let own = |a: &Active<'_>| a.cache.pages().len() - self.shared_pages(a);
+        let own = |a: &Active<'_>| a.cache.page_count() - self.shared_pages(a);
         self.prefixes.len() + self.active.iter().map(own).sum::<usize>()
     }
 
@@ -179,7 +179,7 @@ impl<'m> Scheduler<'m> {
                 ends[row.sequence] = row.position + 1;
             }
             let new = |(a, end): (&Active<'_>, &usize)| {
-                KvCache::pages_for(*end).saturating_sub(a.cache.pages().len())
+                KvCache::pages_for(*end).saturating_sub(a.cache.page_count())
             };
             let needed: usize = self.active.iter().zip(&ends).map(new).sum();
             while self.pages_used() + needed > self.pages_max && self.prefixes.evict() {}
@@ -208,7 +208,14 @@ impl<'m> Scheduler<'m> {
         self.attach_prefixes();
         let rows = self.make_room();
         let mut caches: Vec<_> = self.active.iter_mut().map(|a| &mut a.cache).collect();
-        let logits = decoder.forward(&self.backend, &rows, &mut caches, &mut self.scratch);
+        let logits = match decoder.forward(&self.backend, &rows, &mut caches, &mut self.scratch) {
+            Ok(logits) => logits,
+            Err(e) => {
+                error!(%e, "a step failed");
+                self.active.iter_mut().for_each(|a| a.fail(e.clone()));
+                return;
+            }
+        };
         for row in &rows {
             match row.position < self.active[row.sequence].prompt {
                 true => self.stats.prompt_tokens += 1,

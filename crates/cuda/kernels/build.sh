@@ -1,0 +1,10 @@
+#!/bin/sh
+# Compiles the kernels to PTX, which any driver of CUDA 13 or later turns into code for its GPU (Ampere or newer).
+# Needs nvcc 13.0: of a toolkit, or `pip install nvidia-cuda-nvcc==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-crt==13.0.*`.
+set -eu
+cd "$(dirname "$0")"
+"${NVCC:-nvcc}" -ptx -arch=compute_80 -O3 --fmad=false -std=c++17 exact.cu -o exact.ptx
+# The first lines name the sources that it was made of; a test compares them.
+hash=$(cat platform.cuh arithmetic.cuh matrix.cuh matmul.cuh rows.cuh attention.cuh trace.cuh exact.cu | sha256sum | cut -d' ' -f1)
+{ echo "// sources: $hash"; echo "// built by: nvcc -ptx -arch=compute_80 -O3 --fmad=false -std=c++17 exact.cu"; grep -v '^//' exact.ptx; } > exact.ptx.new
+mv exact.ptx.new exact.ptx

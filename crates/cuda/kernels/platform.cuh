@@ -1,0 +1,61 @@
+// What the kernels need of the machine: a GPU under nvcc, or the emulator under a C++ compiler.
+#pragma once
+#ifdef __CUDACC__
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define DEVICE __device__ __forceinline__
+#define KERNEL extern "C" __global__ void
+// Threads of a block, and how many blocks the compiler should let a multiprocessor hold.
+#define BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
+#define UNROLL _Pragma("unroll")
+#define SHARED __shared__
+#define DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) unsigned char dynamic_shared[]; type *name = (type *)dynamic_shared
+
+DEVICE float half_to_float(u16 h) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+    return f;
+}
+
+DEVICE u16 float_to_half(float f) {
+    u16 h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+    return h;
+}
+
+// c += a * b over 16 rows, 8 columns and 32 signed bytes; how the matrices lie in the registers of a warp is in PTX's description of
+// mma.m16n8k32.
+DEVICE void mma_k32(int *c, const u32 *a, const u32 *b) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// The same over 16 signed bytes.
+DEVICE void mma_k16(int *c, const u32 *a, u32 b) {
+    asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
+DEVICE u32 warp_max(u32 x) { return __reduce_max_sync(0xffffffffu, x); }
+DEVICE int warp_sum(int x) { return __reduce_add_sync(0xffffffffu, x); }
+DEVICE float warp_xor(float x, int lanes) { return __shfl_xor_sync(0xffffffffu, x, lanes); }
+
+// Reads weights, which are read once a step: they should not push the activations out of the cache.
+DEVICE uint4 load_once(const uint4 *at) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at));
+    return v;
+}
+DEVICE uint2 load_once(const uint2 *at) {
+    uint2 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at));
+    return v;
+}
+#else
+#include "emulator.h"
+#endif
