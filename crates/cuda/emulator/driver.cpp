@@ -117,8 +117,9 @@ struct Entry {
 #define ENTRY(name) {#name, [](void **args) { unpack_call(name, args); }}
 #define ENTRIES(f) ENTRY(og_few8_##f), ENTRY(og_few16_##f), ENTRY(og_batch_##f), ENTRY(og_prompt_##f)
 static const Entry entries[] = {ENTRY(og_repack_values), ENTRY(og_repack_scales), ENTRY(og_embed), ENTRY(og_norm_quantise),
-    ENTRY(og_norm_add), ENTRY(og_quantise), ENTRY(og_gate_quantise), ENTRY(og_softcap), ENTRY(og_rotate_store), ENTRY(og_attend1),
-    ENTRY(og_attend2), ENTRY(og_attend4), ENTRY(og_attend8), ENTRY(og_digest), ENTRIES(q8_0), ENTRIES(q4_0), ENTRIES(q4_k), ENTRIES(q6_k)};
+    ENTRY(og_norm_add), ENTRY(og_quantise), ENTRY(og_gate_quantise), ENTRY(og_softcap), ENTRY(og_choose), ENTRY(og_rotate_store), ENTRY(og_attend1),
+    ENTRY(og_attend2), ENTRY(og_attend4), ENTRY(og_attend8), ENTRY(og_attend_tile16), ENTRY(og_attend_tile32), ENTRY(og_attend_tile64), ENTRY(og_attend_tile128),
+    ENTRY(og_digest), ENTRIES(q8_0), ENTRIES(q4_0), ENTRIES(q4_k), ENTRIES(q6_k)};
 
 // Memory that ends at a page that nobody may touch, filled with NaN.
 static std::map<u64, std::pair<void *, size_t>> regions;

@@ -13,6 +13,7 @@ typedef unsigned long long u64;
 struct uint2 { u32 x, y; };
 struct uint4 { u32 x, y, z, w; };
 struct float2 { float x, y; };
+struct float4 { float x, y, z, w; };
 struct Index { u32 x, y, z; };
 
 extern Index threadIdx, blockIdx, blockDim, gridDim;
@@ -27,6 +28,8 @@ u32 (*warp_words())[8];
 #define KERNEL extern "C" void
 #define BOUNDS(threads, blocks)
 #define UNROLL
+#define UNROLL_4
+#define UNROLL_8
 #define SHARED static
 #define DYNAMIC_SHARED(type, name) type *name = (type *)dynamic_memory
 #define __syncthreads block_barrier

@@ -19,6 +19,8 @@ struct Attention {
     // Scores of one head of one row in device memory, if they do not fit into shared memory (else null), and places for each.
     float *scores;
     int span;
+    // The rows to attend for; all when absent.
+    const u32 *listed;
 };
 
 // HG query heads of one key head for one row.
@@ -26,7 +28,7 @@ template <int HG> DEVICE void attend(const Attention &a, const Rows &rows, const
     DYNAMIC_SHARED(float, shared); // queries [HG][width], then the scores [HG][span] if they fit
     SHARED float lanes[HG][16];
     SHARED float most[HG][ATTENTION_THREADS / 32];
-    const int row = blockIdx.y, head = blockIdx.x * HG, width = pages.width, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int row = a.listed ? a.listed[blockIdx.y] : blockIdx.y, head = blockIdx.x * HG, width = pages.width, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const int key_head = head / (a.heads / pages.heads);
     const int to = rows.positions[row] + 1, from = a.window && to > a.window ? to - a.window : 0, seen = to - from;
     const u32 *table = rows.tables + (size_t)rows.sequences[row] * *rows.table_stride;

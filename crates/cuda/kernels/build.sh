@@ -5,6 +5,6 @@ set -eu
 cd "$(dirname "$0")"
 "${NVCC:-nvcc}" -ptx -arch=compute_80 -O3 --fmad=false -std=c++17 exact.cu -o exact.ptx
 # The first lines name the sources that it was made of; a test compares them.
-hash=$(cat platform.cuh arithmetic.cuh matrix.cuh matmul.cuh rows.cuh attention.cuh trace.cuh exact.cu | sha256sum | cut -d' ' -f1)
+hash=$(cat platform.cuh arithmetic.cuh matrix.cuh matmul.cuh rows.cuh attention.cuh prompt.cuh trace.cuh exact.cu | sha256sum | cut -d' ' -f1)
 { echo "// sources: $hash"; echo "// built by: nvcc -ptx -arch=compute_80 -O3 --fmad=false -std=c++17 exact.cu"; grep -v '^//' exact.ptx; } > exact.ptx.new
 mv exact.ptx.new exact.ptx

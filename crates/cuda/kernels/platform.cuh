@@ -11,6 +11,8 @@ typedef unsigned long long u64;
 // Threads of a block, and how many blocks the compiler should let a multiprocessor hold.
 #define BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define UNROLL _Pragma("unroll")
+#define UNROLL_4 _Pragma("unroll 4")
+#define UNROLL_8 _Pragma("unroll 8")
 #define SHARED __shared__
 #define DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) unsigned char dynamic_shared[]; type *name = (type *)dynamic_shared
 

@@ -112,6 +112,41 @@ KERNEL og_softcap(float *x, float cap, u64 count) {
     if (i < count) x[i] = softcap(cap, x[i]);
 }
 
+// The token of the largest logit of each row after its biases, of equal ones the lowest (SPEC.md, section 6); all ones if a logit is not
+// finite. The biases of row i are places `starts[i]`..`starts[i + 1]` of `tokens` and `biases`.
+KERNEL BOUNDS(1024, 1) og_choose(float *logits, int stride, int vocabulary, const u32 *starts, const u32 *tokens, const float *biases, u32 *chosen) {
+    SHARED float values[32];
+    SHARED u32 places[32];
+    SHARED u32 faults;
+    float *row = logits + (size_t)blockIdx.x * stride;
+    if (threadIdx.x == 0) faults = 0;
+    __syncthreads();
+    u32 fault = 0;
+    for (int i = threadIdx.x; i < vocabulary; i += blockDim.x)
+        if ((__float_as_uint(row[i]) & 0x7f800000u) == 0x7f800000u) fault = 1;
+    if (fault) faults = 1;
+    __syncthreads();
+    if (threadIdx.x == 0)
+        for (u32 i = starts[blockIdx.x]; i < starts[blockIdx.x + 1]; i++) row[tokens[i]] = add(row[tokens[i]], biases[i]);
+    __syncthreads();
+    float best = -INFINITE;
+    u32 place = 0xffffffffu;
+    for (int i = threadIdx.x; i < vocabulary; i += blockDim.x)
+        if (row[i] > best) best = row[i], place = i;
+    for (int d = 16; d; d >>= 1) {
+        float other = warp_xor(best, d);
+        u32 at = __float_as_uint(warp_xor(__uint_as_float(place), d));
+        if (other > best || (other == best && at < place)) best = other, place = at;
+    }
+    if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = best, places[threadIdx.x / 32] = place;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (u32 w = 1; w < blockDim.x / 32; w++)
+            if (values[w] > best || (values[w] == best && places[w] < place)) best = values[w], place = places[w];
+        chosen[blockIdx.x] = faults ? 0xffffffffu : place;
+    }
+}
+
 // Keys and values in pages of 32 positions: [page][layer], in it keys [head][width / 8][position][8] and then values
 // [head][position][width]. Sixteen bytes of a key lie together, and those of 32 positions side by side.
 #define PAGE 32

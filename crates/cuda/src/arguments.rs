@@ -91,11 +91,24 @@ pub(crate) struct Attention {
     /// Scores in device memory; 0 when they fit into shared memory.
     pub(crate) scores: CUdeviceptr,
     pub(crate) span: i32,
+    /// Rows to attend for; 0 for all.
+    pub(crate) listed: CUdeviceptr,
+}
+
+/// Tiles of rows of one sequence.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tiles {
+    pub(crate) items: CUdeviceptr,
+    pub(crate) heads: i32,
+    pub(crate) scores: CUdeviceptr,
+    pub(crate) span: i32,
 }
 
 // The kernels assert the same.
 const _: () = {
     assert!(size_of::<MatrixArgument>() == 32 && size_of::<Activations>() == 24 && size_of::<Target>() == 24);
     assert!(size_of::<Quantised>() == 32 && size_of::<Pages>() == 24 && size_of::<Rows>() == 32);
-    assert!(size_of::<Rotation>() == 56 && size_of::<Attention>() == 64);
+    assert!(size_of::<Rotation>() == 56 && size_of::<Attention>() == 72);
+    assert!(size_of::<Tiles>() == 32);
 };

@@ -86,7 +86,11 @@ fn random_matrix(pool: &Pool, format: Format, rows: usize, k: usize, random: &mu
 ///
 /// # Errors
 /// [`CudaError`] when the device fails; as a text, the first output that differs.
-pub fn products(gpu: &Arc<Gpu>, shapes: &[(usize, usize)], tokens: &[usize]) -> Result<Result<u64, String>, CudaError> {
+pub fn products(
+    gpu: &Arc<Gpu>,
+    shapes: &[(usize, usize)],
+    tokens: &[usize],
+) -> Result<Result<u64, String>, CudaError> {
     let pool = Pool::new(std::thread::available_parallelism().map_or(1, usize::from));
     let mut random = Random(17, 0);
     let mut compared = 0;

@@ -4,15 +4,18 @@ use crate::{
     CudaError, Gpu,
     driver::{Buffer, Graph, Pinned},
     forward::Sizes,
+    tiling::Tiling,
     weights::DeviceLinear,
 };
 use kernels::{Activation, KvShape, Linear, PAGE, RopeStyle, RopeTable};
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 /// Rows of a step up to which its launches are captured into a graph: beyond, the work hides the launches.
 const GRAPH_ROWS_MAX: usize = 64;
 /// Graphs that are kept; there is one for each number of rows, of logits and of positions (rounded up to a power of two).
 const GRAPHS_MAX: usize = 256;
+/// Most biases of a step that only asks for the largest logits.
+pub const BIASES_MAX: usize = 4096;
 /// Widest row whose hash the kernels compute, in bytes.
 const ROW_BYTES_MAX: usize = 512 << 10;
 
@@ -104,13 +107,17 @@ pub struct Step<'a> {
     pub rows: &'a [StepRow],
     /// Pages of each sequence, in order; they must cover the positions of its rows.
     pub tables: &'a [Vec<u32>],
+    /// Biases of tokens for each row that wants logits, when the token of the largest one is all that is wanted; at most [`BIASES_MAX`] in all.
+    pub largest: Option<&'a [&'a [(u32, f32)]]>,
 }
 
 /// What a step gives.
 #[derive(Clone, Debug, Default)]
 pub struct Output {
-    /// Logits of the rows that want them, in order.
+    /// Logits of the rows that want them, in order; empty when only the largest ones were asked for.
     pub logits: Vec<Vec<f32>>,
+    /// The tokens of the largest ones; `None` where a logit is not finite.
+    pub chosen: Vec<Option<u32>>,
     /// BLAKE3 of the keys and values, and of the output, `[layer][row]`.
     pub digests: Vec<[[u8; 32]; 2]>,
 }
@@ -145,7 +152,8 @@ pub(crate) struct DeviceLayer {
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) sizes: Sizes,
-    /// `[tokens][positions][sequences][rows that want logits][stride of a table][tables]`.
+    /// `[tokens][positions][sequences][rows that want logits][rows without a tile][tiles][stride of a table][tables][where the biases of each row begin][their tokens]
+    /// [biases]`.
     pub(crate) meta: Buffer,
     /// Residual stream in front of each layer and behind the last one, `[layer][row][width]`.
     pub(crate) x: Buffer,
@@ -163,6 +171,7 @@ pub(crate) struct Work {
     pub(crate) kept: Buffer,
     pub(crate) digests: Buffer,
     pub(crate) logits: Buffer,
+    pub(crate) chosen: Buffer,
     /// Scores that do not fit into shared memory.
     pub(crate) scores: Buffer,
 }
@@ -190,10 +199,38 @@ pub struct Decoder {
     pages_max: usize,
     context: usize,
     pub(crate) work: Option<Work>,
+    /// How the rows of the step attend, when there are many.
+    pub(crate) tiling: Option<Tiling>,
+    /// Scores of the tiles; no graph holds its address.
+    pub(crate) tile_scores: Buffer,
     pub(crate) meta_host: Pinned,
     out_host: Pinned,
     /// By rows, logits and span; `None` after the first time, when it is not worth it yet.
-    graphs: HashMap<(usize, usize, usize), Option<Graph>>,
+    graphs: HashMap<Shape, Option<Graph>>,
+}
+
+/// What decides the launches of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    pub(crate) rows: usize,
+    pub(crate) logits: usize,
+    /// Positions for which memory is taken.
+    pub(crate) span: usize,
+    /// Whether the device chooses tokens.
+    pub(crate) chooses: bool,
+}
+
+impl Shape {
+    fn of(step: &Step<'_>) -> Self {
+        let last = step.rows.iter().map(|r| r.position + 1).max().unwrap_or(1);
+        Self {
+            rows: step.rows.len(),
+            logits: step.rows.iter().filter(|r| r.wants_logits).count(),
+            // A power of two, so that a captured graph serves many steps.
+            span: last.next_power_of_two().max(256),
+            chooses: step.largest.is_some(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Decoder {
@@ -260,6 +297,8 @@ impl Decoder {
             pages_max,
             context,
             work: None,
+            tiling: None,
+            tile_scores: Buffer::new(gpu, 0)?,
             meta_host: Pinned::new(gpu, 16)?,
             out_host: Pinned::new(gpu, 16)?,
             graphs: HashMap::new(),
@@ -296,12 +335,41 @@ impl Decoder {
         let wanted: Vec<u32> = (0..rows.len() as u32).filter(|i| rows[*i as usize].wants_logits).collect();
         let stride = step.tables.iter().map(Vec::len).max().unwrap_or(0);
         let last = rows.iter().map(|r| r.position + 1).max().unwrap_or(1);
-        let needed = Sizes { rows: rows.len(), logits: wanted.len(), tables: stride * step.tables.len(), span: last };
+        let needed =
+            Sizes { rows: rows.len(), logits: wanted.len(), tables: stride * step.tables.len(), span: last };
         let sizes = self.reserve(needed)?;
+        self.tile(step)?;
         self.write_meta(step, &wanted, stride, sizes)?;
-        let span = last.next_power_of_two().max(256);
-        self.run(rows.len(), wanted.len(), span)?;
-        self.read(rows.len(), wanted.len())
+        let shape = Shape::of(step);
+        self.run(shape)?;
+        self.read(shape)
+    }
+
+    /// Seconds of `step` on the device, and of the part of it that hashes: the mean of `repeat` runs each, without copies.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward).
+    pub fn seconds(&mut self, step: &Step<'_>, repeat: u32) -> Result<(f64, f64), CudaError> {
+        // Three times: allocates, captures, warms up.
+        for _ in 0..3 {
+            self.forward(step)?;
+        }
+        let shape = Shape::of(step);
+        let mut time = |digest: bool| -> Result<f64, CudaError> {
+            let began = Instant::now();
+            for _ in 0..repeat {
+                match digest {
+                    true => self.launch_digest(shape.rows)?,
+                    false => self.run(shape)?,
+                }
+            }
+            self.gpu.synchronise()?;
+            Ok(began.elapsed().as_secs_f64() / f64::from(repeat.max(1)))
+        };
+        Ok((time(false)?, time(true)?))
     }
 
     /// The kernels trust what they are given.
@@ -309,6 +377,10 @@ impl Decoder {
         for table in step.tables {
             assert!(table.iter().all(|p| (*p as usize) < self.pages_max), "pages that exist");
         }
+        let biases = step.largest.unwrap_or_default();
+        assert!(biases.iter().map(|b| b.len()).sum::<usize>() <= BIASES_MAX, "not too many biases");
+        let known = |(token, _): &(u32, f32)| (*token as usize) < self.vocabulary;
+        assert!(biases.iter().copied().flatten().all(known), "biases of tokens of the vocabulary");
         for row in step.rows {
             assert!((row.token as usize) < self.vocabulary, "a token of the vocabulary");
             assert!(row.position < self.context, "a position of the context");
@@ -316,55 +388,87 @@ impl Decoder {
         }
     }
 
-    /// Runs the kernels, as a graph when this shape comes again.
-    fn run(&mut self, rows: usize, logits: usize, span: usize) -> Result<(), CudaError> {
-        let key = (rows, logits, span);
-        if rows > GRAPH_ROWS_MAX {
-            return self.launch_all(rows, logits, span);
+    /// Seconds and launches of each kernel of `step`, the longest first.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward).
+    pub fn profile(&mut self, step: &Step<'_>) -> Result<Vec<(String, f64, u32)>, CudaError> {
+        self.forward(step)?;
+        let shape = Shape::of(step);
+        let this = &*self;
+        this.gpu.profile(|| this.launch_all(shape))
+    }
+
+    /// Decides how the rows attend.
+    fn tile(&mut self, step: &Step<'_>) -> Result<(), CudaError> {
+        self.tiling = Tiling::of(self, step, GRAPH_ROWS_MAX);
+        if let Some(tiling) = &self.tiling {
+            let scores = tiling.score_bytes(self);
+            if scores > self.tile_scores.bytes() {
+                self.tile_scores = Buffer::new(&self.gpu, scores)?;
+            }
         }
-        match self.graphs.get(&key) {
+        Ok(())
+    }
+
+    /// Runs the kernels, as a graph when this shape comes again.
+    fn run(&mut self, shape: Shape) -> Result<(), CudaError> {
+        if shape.rows > GRAPH_ROWS_MAX {
+            return self.launch_all(shape);
+        }
+        match self.graphs.get(&shape) {
             None => {
                 if self.graphs.len() >= GRAPHS_MAX {
                     self.graphs.clear();
                 }
-                self.graphs.insert(key, None);
-                return self.launch_all(rows, logits, span);
+                self.graphs.insert(shape, None);
+                return self.launch_all(shape);
             }
             Some(None) => {
-                let graph = self.gpu.capture(|| self.launch_all(rows, logits, span))?;
+                let graph = self.gpu.capture(|| self.launch_all(shape))?;
                 if graph.is_none() {
-                    return self.launch_all(rows, logits, span);
+                    return self.launch_all(shape);
                 }
-                self.graphs.insert(key, graph);
+                self.graphs.insert(shape, graph);
             }
             Some(Some(_)) => {}
         }
-        let Some(Some(graph)) = self.graphs.get(&key) else { return Ok(()) };
+        let Some(Some(graph)) = self.graphs.get(&shape) else { return Ok(()) };
         // SAFETY: graphs are dropped whenever a buffer is replaced.
         unsafe { graph.launch() }
     }
 
     /// Copies the result back and waits for it.
-    fn read(&mut self, rows: usize, logits: usize) -> Result<Output, CudaError> {
+    fn read(&mut self, shape: Shape) -> Result<Output, CudaError> {
         let Some(work) = &self.work else { return Ok(Output::default()) };
         let stride = self.head.as_ref().unwrap_or(&self.embedding).width;
-        let digest_bytes = self.layers.len() * rows * 64;
-        let logit_bytes = logits * stride * 4;
-        let places = [digest_bytes, logit_bytes];
-        if self.out_host.bytes() < places.iter().sum() {
-            self.out_host = Pinned::new(&self.gpu, places.iter().sum::<usize>().next_power_of_two())?;
+        let digest_bytes = self.layers.len() * shape.rows * 64;
+        let row_bytes = if shape.chooses { 4 } else { stride * 4 };
+        let bytes = digest_bytes + shape.logits * row_bytes;
+        if self.out_host.bytes() < bytes {
+            self.out_host = Pinned::new(&self.gpu, bytes.next_power_of_two())?;
         }
         work.digests.read(&mut self.out_host, 0, digest_bytes)?;
-        if logits > 0 {
-            work.logits.read(&mut self.out_host, digest_bytes, logit_bytes)?;
-        }
+        let result = if shape.chooses { &work.chosen } else { &work.logits };
+        result.read(&mut self.out_host, digest_bytes, bytes - digest_bytes)?;
         self.gpu.synchronise()?;
-        let (digests, rest) = self.out_host.slice().split_at(digest_bytes);
+        let (digests, rest) = self.out_host.slice()[..bytes].split_at(digest_bytes);
         let digests = digests.as_chunks::<32>().0.as_chunks::<2>().0.to_vec();
+        if shape.chooses {
+            let token =
+                |b: &[u8; 4]| Some(u32::from_le_bytes(*b)).filter(|t| (*t as usize) < self.vocabulary);
+            return Ok(Output {
+                digests,
+                chosen: rest.as_chunks().0.iter().map(token).collect(),
+                ..Output::default()
+            });
+        }
         let floats = |row: &[u8]| row.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        let row_bytes = self.vocabulary * 4;
-        let logits = rest[..logit_bytes].chunks_exact(stride * 4).map(|row| floats(&row[..row_bytes])).collect();
-        Ok(Output { logits, digests })
+        let logits = rest.chunks_exact(row_bytes).map(|row| floats(&row[..self.vocabulary * 4])).collect();
+        Ok(Output { logits, digests, ..Output::default() })
     }
 
     /// Makes the memory of a step large enough. Graphs hold addresses, so they go with it.

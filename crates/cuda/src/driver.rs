@@ -1,5 +1,6 @@
 //! The driver: context, memory, launches and captured graphs.
 
+use crate::profile::Profile;
 use cudarc::driver::{
     result::{self, DriverError},
     sys::{self, CUdeviceptr},
@@ -16,11 +17,16 @@ use thiserror::Error;
 pub(crate) const PTX: &str = include_str!("../kernels/exact.ptx");
 
 /// Names of the kernels without those of [`FORMATS`].
-const KERNELS: [&str; 14] = [
+const KERNELS: [&str; 19] = [
     "og_attend1",
     "og_attend2",
     "og_attend4",
     "og_attend8",
+    "og_attend_tile128",
+    "og_attend_tile16",
+    "og_attend_tile32",
+    "og_attend_tile64",
+    "og_choose",
     "og_digest",
     "og_embed",
     "og_gate_quantise",
@@ -38,7 +44,7 @@ const PRODUCTS: [&str; 4] = ["og_few8", "og_few16", "og_batch", "og_prompt"];
 pub(crate) const FORMATS: [&str; 4] = ["q8_0", "q4_0", "q4_k", "q6_k"];
 
 /// Shared memory that kernels declare besides what a launch asks for, at most.
-const STATIC_SHARED: usize = 2048;
+const STATIC_SHARED: usize = 6 << 10;
 
 /// Why the device does not compute.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -96,6 +102,7 @@ pub struct Gpu {
     functions: BTreeMap<String, sys::CUfunction>,
     name: String,
     shared_max: usize,
+    pub(crate) profile: Profile,
 }
 
 // SAFETY: the handles are the driver's, which may be used from any thread; the context is made current before each use of them.
@@ -151,14 +158,14 @@ impl Gpu {
             // SAFETY: the module is loaded and stays so; the function is its.
             let function = unsafe { result::module::get_function(module, c_name)? };
             if name.starts_with("og_few") || name.starts_with("og_attend") {
-                let most =
-                    sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                 // SAFETY: the function exists.
                 unsafe { result::function::set_function_attribute(function, most, shared_max as i32)? };
             }
             functions.insert(name, function);
         }
-        Ok(Arc::new(Self { device, context, stream, functions, name, shared_max }))
+        let profile = Profile::default();
+        Ok(Arc::new(Self { device, context, stream, functions, name, shared_max, profile }))
     }
 
     /// The device's name, as its driver gives it.
@@ -173,6 +180,18 @@ impl Gpu {
     pub fn memory(&self) -> Result<(usize, usize), CudaError> {
         self.bind()?;
         Ok(result::mem_get_info()?)
+    }
+
+    /// Multiprocessors, and their highest clock in Hz.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn multiprocessors(&self) -> Result<(usize, f64), CudaError> {
+        use sys::CUdevice_attribute_enum as Attribute;
+        // SAFETY: `device` came from the driver.
+        let attribute = |a| unsafe { result::device::get_attribute(self.device, a) };
+        let count = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        Ok((count.max(0) as usize, f64::from(attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?) * 1e3))
     }
 
     /// Shared memory that a launch may ask for.
@@ -205,14 +224,17 @@ impl Gpu {
         shared: usize,
         arguments: &mut [*mut c_void],
     ) -> Result<(), CudaError> {
-        let function = self.functions.get(name).ok_or_else(|| CudaError::Driver(format!("no kernel {name}")))?;
+        let function =
+            self.functions.get(name).ok_or_else(|| CudaError::Driver(format!("no kernel {name}")))?;
         let grid = (grid.0 as u32, grid.1 as u32, grid.2 as u32);
-        // SAFETY: as the caller promised; the function and the stream are the driver's.
-        let done = unsafe {
-            let block = (threads as u32, 1, 1);
-            result::launch_kernel(*function, grid, block, shared as u32, self.stream, arguments)
-        };
-        done.map_err(|e| CudaError::Driver(format!("{name} {grid:?}: {e}")))
+        self.profile.around(self.stream, name, || {
+            // SAFETY: as the caller promised; the function and the stream are the driver's.
+            let done = unsafe {
+                let block = (threads as u32, 1, 1);
+                result::launch_kernel(*function, grid, block, shared as u32, self.stream, arguments)
+            };
+            done.map_err(|e| CudaError::Driver(format!("{name} {grid:?}: {e}")))
+        })
     }
 
     /// Collects what `work` launches into a graph; `None` where the driver does not capture.

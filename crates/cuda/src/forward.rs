@@ -2,9 +2,10 @@
 
 use crate::{
     CudaError, Decoder, Gpu, Step,
-    arguments::{Activations, Attention, Pages, Quantised, Rotation, Rows, Target},
-    decoder::{DeviceLayer, Work},
+    arguments::{Activations, Attention, Pages, Quantised, Rotation, Rows, Target, Tiles},
+    decoder::{BIASES_MAX, DeviceLayer, Shape, Work},
     driver::Buffer,
+    tiling::Tiling,
     weights::{DeviceLinear, DeviceMatrix, number, pointer},
 };
 use kernels::{Activation, Format};
@@ -13,9 +14,11 @@ use kernels::{Activation, Format};
 const PRODUCT_THREADS: usize = 256;
 const NORM_THREADS: usize = 512;
 const ATTENTION_THREADS: usize = 256;
+const CHOOSE_THREADS: usize = 1024;
 /// Thread blocks of attention that fill a GPU: as long as there are fewer, heads are not put together.
 const ATTENTION_BLOCKS: usize = 264;
-/// Words of the meta data in front of the tables, besides four a row.
+/// Words of the meta data in front of the tables: so many a row, and these.
+const META_ROW: usize = 7;
 const META_WORDS: usize = 4;
 
 /// What the memory of a step is large enough for.
@@ -35,6 +38,11 @@ impl Sizes {
             && self.logits <= other.logits
             && self.tables <= other.tables
             && self.span <= other.span
+    }
+
+    /// Words for where the biases of each row begin, and where the last ones end.
+    pub(crate) fn bias_starts(&self) -> usize {
+        self.logits + 1
     }
 
     /// Large enough for both, with some room.
@@ -109,7 +117,9 @@ impl Decoder {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         Ok(Work {
             sizes,
-            meta: new((4 * rows + META_WORDS + sizes.tables) * 4)?,
+            meta: new(
+                (META_ROW * rows + META_WORDS + sizes.tables + sizes.bias_starts() + 2 * BIASES_MAX) * 4
+            )?,
             x: new((layers + 1) * rows * self.width * 4)?,
             middle: new(rows * self.width * 4)?,
             qkv: new(rows * widest(|l| l.qkv.width) * 4)?,
@@ -122,6 +132,7 @@ impl Decoder {
             kept: new(layers * rows * self.kept_width() * 2)?,
             digests: new(layers * rows * 64)?,
             logits: new(sizes.logits * head.width * 4)?,
+            chosen: new(sizes.logits * 4)?,
             scores: new(rows * self.score_bytes(sizes.span))?,
         })
     }
@@ -143,24 +154,53 @@ impl Decoder {
             words[2 * rows + i] = row.sequence as u32;
         }
         words[3 * rows..][..wanted.len()].copy_from_slice(wanted);
-        words[4 * rows] = stride as u32;
-        let tables = &mut words[4 * rows + META_WORDS..];
+        if let Some(tiling) = &self.tiling {
+            words[4 * rows..][..tiling.listed.len()].copy_from_slice(&tiling.listed);
+            words[5 * rows..][..2 * tiling.items.len()].copy_from_slice(tiling.items.as_flattened());
+        }
+        words[META_ROW * rows] = stride as u32;
+        let tables = &mut words[META_ROW * rows + META_WORDS..];
         for (i, table) in step.tables.iter().enumerate() {
             tables[i * stride..][..table.len()].copy_from_slice(table);
         }
-        work.meta.write(&words[..4 * rows + META_WORDS + stride * step.tables.len()])
+        let mut used = META_ROW * rows + META_WORDS + stride * step.tables.len();
+        if let Some(biases) = step.largest {
+            let first = META_ROW * rows + META_WORDS + sizes.tables;
+            let (starts, list) = words[first..].split_at_mut(sizes.bias_starts());
+            let (tokens, values) = list.split_at_mut(BIASES_MAX);
+            let mut at = 0;
+            for (i, row) in biases.iter().enumerate() {
+                starts[i] = at as u32;
+                for (token, bias) in *row {
+                    (tokens[at], values[at]) = (*token, bias.to_bits());
+                    at += 1;
+                }
+            }
+            starts[biases.len()] = at as u32;
+            used = first + sizes.bias_starts() + 2 * BIASES_MAX;
+        }
+        work.meta.write(&words[..used])
     }
 
     /// Starts all kernels of a step.
-    pub(crate) fn launch_all(&self, rows: usize, logits: usize, span: usize) -> Result<(), CudaError> {
+    pub(crate) fn launch_all(&self, shape: Shape) -> Result<(), CudaError> {
         let Some(work) = &self.work else { return Ok(()) };
-        let pass = Pass { d: self, work, rows, span };
+        let pass = Pass { d: self, work, rows: shape.rows, span: shape.span };
         pass.embed()?;
         for (index, layer) in self.layers.iter().enumerate() {
             pass.layer(index, layer)?;
         }
         pass.digest()?;
-        pass.logits(logits)
+        pass.logits(shape.logits)?;
+        if shape.chooses { pass.choose(shape.logits) } else { Ok(()) }
+    }
+}
+
+impl Decoder {
+    /// Starts the hashes alone.
+    pub(crate) fn launch_digest(&self, rows: usize) -> Result<(), CudaError> {
+        let Some(work) = &self.work else { return Ok(()) };
+        Pass { d: self, work, rows, span: 0 }.digest()
     }
 }
 
@@ -189,7 +229,7 @@ impl Pass<'_> {
     }
 
     fn rows_argument(&self) -> Rows {
-        let stride = self.meta(4);
+        let stride = self.meta(META_ROW);
         Rows {
             positions: self.meta(1),
             sequences: self.meta(2),
@@ -227,15 +267,21 @@ impl Pass<'_> {
         let grid = (self.rows, d.width.div_ceil(256).min(16), 1);
         // SAFETY: as `Pass` says; tokens were checked against the vocabulary.
         unsafe {
-            d.gpu.launch("og_embed", grid, 256, 0, &mut [
-                pointer(&format),
-                pointer(&argument),
-                pointer(&tokens),
-                pointer(&x),
-                pointer(&width),
-                pointer(&scaled),
-                pointer(&scale),
-            ])
+            d.gpu.launch(
+                "og_embed",
+                grid,
+                256,
+                0,
+                &mut [
+                    pointer(&format),
+                    pointer(&argument),
+                    pointer(&tokens),
+                    pointer(&x),
+                    pointer(&width),
+                    pointer(&scaled),
+                    pointer(&scale),
+                ],
+            )
         }
     }
 
@@ -256,17 +302,24 @@ impl Pass<'_> {
 
     /// Quantises the norm of rows of `x`; `wanted` lists them, or is 0 for all.
     fn norm(&self, x: u64, wanted: u64, gain: &Buffer, count: usize) -> Result<(), CudaError> {
-        let (gain, n, eps, to) = (gain.address(), self.d.width as i32, self.d.eps, self.quantised(self.d.width));
+        let (gain, n, eps, to) =
+            (gain.address(), self.d.width as i32, self.d.eps, self.quantised(self.d.width));
         // SAFETY: as `Pass` says.
         unsafe {
-            self.d.gpu.launch("og_norm_quantise", (count, 1, 1), NORM_THREADS, 0, &mut [
-                pointer(&x),
-                pointer(&wanted),
-                pointer(&gain),
-                pointer(&n),
-                pointer(&eps),
-                pointer(&to),
-            ])
+            self.d.gpu.launch(
+                "og_norm_quantise",
+                (count, 1, 1),
+                NORM_THREADS,
+                0,
+                &mut [
+                    pointer(&x),
+                    pointer(&wanted),
+                    pointer(&gain),
+                    pointer(&n),
+                    pointer(&eps),
+                    pointer(&to),
+                ],
+            )
         }
     }
 
@@ -275,11 +328,7 @@ impl Pass<'_> {
         let grid = (self.rows, (k / kernels::BLOCK).div_ceil(8).min(64), 1);
         // SAFETY: as `Pass` says.
         unsafe {
-            self.d.gpu.launch("og_quantise", grid, 256, 0, &mut [
-                pointer(&x),
-                pointer(&stride),
-                pointer(&to),
-            ])
+            self.d.gpu.launch("og_quantise", grid, 256, 0, &mut [pointer(&x), pointer(&stride), pointer(&to)])
         }
     }
 
@@ -295,13 +344,13 @@ impl Pass<'_> {
         let grid = (self.rows, (d.hidden / kernels::BLOCK).div_ceil(8).min(64), 1);
         // SAFETY: as `Pass` says.
         unsafe {
-            d.gpu.launch("og_gate_quantise", grid, 256, 0, &mut [
-                pointer(&x),
-                pointer(&stride),
-                pointer(&hidden),
-                pointer(&function),
-                pointer(&to),
-            ])
+            d.gpu.launch(
+                "og_gate_quantise",
+                grid,
+                256,
+                0,
+                &mut [pointer(&x), pointer(&stride), pointer(&hidden), pointer(&function), pointer(&to)],
+            )
         }
     }
 
@@ -331,14 +380,20 @@ impl Pass<'_> {
         let gain = gain.address();
         // SAFETY: as `Pass` says.
         unsafe {
-            self.d.gpu.launch("og_norm_add", (self.rows, 1, 1), NORM_THREADS, 0, &mut [
-                pointer(&product),
-                pointer(&gain),
-                pointer(&n),
-                pointer(&eps),
-                pointer(&base),
-                pointer(&out),
-            ])
+            self.d.gpu.launch(
+                "og_norm_add",
+                (self.rows, 1, 1),
+                NORM_THREADS,
+                0,
+                &mut [
+                    pointer(&product),
+                    pointer(&gain),
+                    pointer(&n),
+                    pointer(&eps),
+                    pointer(&base),
+                    pointer(&out),
+                ],
+            )
         }
     }
 
@@ -360,31 +415,58 @@ impl Pass<'_> {
         let grid = (self.rows, (d.heads + 2 * d.kv.heads).div_ceil(4), 1);
         // SAFETY: as `Pass` says; positions and pages were checked (`Decoder::check`).
         unsafe {
-            d.gpu.launch("og_rotate_store", grid, 128, 0, &mut [
-                pointer(&qkv),
-                pointer(&stride),
-                pointer(&rows),
-                pointer(&rotation),
-                pointer(&pages),
-                pointer(&layer_number),
-                pointer(&kept),
-            ])
+            d.gpu.launch(
+                "og_rotate_store",
+                grid,
+                128,
+                0,
+                &mut [
+                    pointer(&qkv),
+                    pointer(&stride),
+                    pointer(&rows),
+                    pointer(&rotation),
+                    pointer(&pages),
+                    pointer(&layer_number),
+                    pointer(&kept),
+                ],
+            )
         }
     }
 
     fn attend(&self, index: usize, layer: &DeviceLayer) -> Result<(), CudaError> {
+        let Some(tiling) = &self.d.tiling else { return self.attend_rows(index, layer, self.rows, 0) };
+        if !tiling.listed.is_empty() {
+            self.attend_rows(index, layer, tiling.listed.len(), self.meta(4))?;
+        }
         let d = self.d;
-        let span = layer.window.map_or(self.span, |w| w.min(self.span));
-        let group = d.heads / d.kv.heads;
-        // Heads of one key head go together if enough thread blocks are left and their scores fit.
-        let together = [8, 4, 2].into_iter().find(|t| {
-            group.is_multiple_of(*t)
-                && self.rows * d.heads / t >= ATTENTION_BLOCKS
-                && d.shared_of(*t, span) <= d.gpu.shared_max() / 2
-        });
-        let heads = together.unwrap_or(1);
-        let fits = d.shared_of(heads, span) <= d.gpu.shared_max();
-        let argument = Attention {
+        let attention = self.attention(index, layer, 0, 0, 0);
+        let (rows, pages, shared) = (self.rows_argument(), self.pages(), Tiling::shared(d));
+        let name = format!("og_attend_tile{}", d.kv.width);
+        for part in tiling.parts(d) {
+            let tiles = Tiles {
+                items: self.meta(5) + (part.start * 8) as u64,
+                heads: tiling.heads as i32,
+                scores: d.tile_scores.address(),
+                span: tiling.span as i32,
+            };
+            let grid = (part.len(), tiling.groups(d), 1);
+            let arguments = &mut [pointer(&attention), pointer(&rows), pointer(&pages), pointer(&tiles)];
+            // SAFETY: as `Pass` says; the scores of a part fit (`Decoder::tile`).
+            unsafe { d.gpu.launch(&name, grid, ATTENTION_THREADS, shared, arguments)? };
+        }
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        index: usize,
+        layer: &DeviceLayer,
+        scores: u64,
+        span: usize,
+        listed: u64,
+    ) -> Attention {
+        let d = self.d;
+        Attention {
             queries: self.work.qkv.address(),
             stride: layer.qkv.width as i32,
             out: self.work.attended.address(),
@@ -394,19 +476,45 @@ impl Pass<'_> {
             cap: d.attention_cap.unwrap_or(1.0),
             window: layer.window.map_or(0, |w| w.min(i32::MAX as usize) as i32),
             layer: index as i32,
-            scores: if fits { 0 } else { self.work.scores.address() },
+            scores,
             span: span as i32,
-        };
+            listed,
+        }
+    }
+
+    /// Attention of `count` rows for themselves: those that `listed` names, or is 0 for the first ones.
+    fn attend_rows(
+        &self,
+        index: usize,
+        layer: &DeviceLayer,
+        count: usize,
+        listed: u64,
+    ) -> Result<(), CudaError> {
+        let d = self.d;
+        let span = layer.window.map_or(self.span, |w| w.min(self.span));
+        let group = d.heads / d.kv.heads;
+        // Heads of one key head go together if enough thread blocks are left and their scores fit.
+        let together = [8, 4, 2].into_iter().find(|t| {
+            group.is_multiple_of(*t)
+                && count * d.heads / t >= ATTENTION_BLOCKS
+                && d.shared_of(*t, span) <= d.gpu.shared_max() / 2
+        });
+        let heads = together.unwrap_or(1);
+        let fits = d.shared_of(heads, span) <= d.gpu.shared_max();
+        let scores = if fits { 0 } else { self.work.scores.address() };
+        let argument = self.attention(index, layer, scores, span, listed);
         let shared = d.shared_of(heads, if fits { span } else { 0 });
         let (rows, pages) = (self.rows_argument(), self.pages());
         let name = ["og_attend1", "og_attend2", "og_attend4", "og_attend8"][heads.ilog2() as usize];
         // SAFETY: as `Pass` says; the grid's second dimension is below 65536 because a step has fewer rows.
         unsafe {
-            d.gpu.launch(name, (d.heads / heads, self.rows, 1), ATTENTION_THREADS, shared, &mut [
-                pointer(&argument),
-                pointer(&rows),
-                pointer(&pages),
-            ])
+            d.gpu.launch(
+                name,
+                (d.heads / heads, count, 1),
+                ATTENTION_THREADS,
+                shared,
+                &mut [pointer(&argument), pointer(&rows), pointer(&pages)],
+            )
         }
     }
 
@@ -419,15 +527,21 @@ impl Pass<'_> {
         let digests = self.work.digests.address();
         // SAFETY: as `Pass` says.
         unsafe {
-            d.gpu.launch("og_digest", (self.rows, 2, d.layers.len()), 32, 0, &mut [
-                pointer(&kept),
-                pointer(&kept_bytes),
-                pointer(&kept_layer),
-                pointer(&x),
-                pointer(&x_bytes),
-                pointer(&x_layer),
-                pointer(&digests),
-            ])
+            d.gpu.launch(
+                "og_digest",
+                (self.rows, 2, d.layers.len()),
+                32,
+                0,
+                &mut [
+                    pointer(&kept),
+                    pointer(&kept_bytes),
+                    pointer(&kept_layer),
+                    pointer(&x),
+                    pointer(&x_bytes),
+                    pointer(&x_layer),
+                    pointer(&digests),
+                ],
+            )
         }
     }
 
@@ -445,7 +559,39 @@ impl Pass<'_> {
         // SAFETY: as `Pass` says.
         unsafe {
             let grid = (elements.div_ceil(256) as usize, 1, 1);
-            d.gpu.launch("og_softcap", grid, 256, 0, &mut [pointer(&logits), pointer(&cap), pointer(&elements)])
+            d.gpu.launch(
+                "og_softcap",
+                grid,
+                256,
+                0,
+                &mut [pointer(&logits), pointer(&cap), pointer(&elements)],
+            )
         }
+    }
+
+    /// Chooses the tokens of the largest logits.
+    fn choose(&self, count: usize) -> Result<(), CudaError> {
+        let d = self.d;
+        if count == 0 {
+            return Ok(());
+        }
+        let head = d.head.as_ref().unwrap_or(&d.embedding);
+        let (logits, stride, vocabulary) =
+            (self.work.logits.address(), head.width as i32, d.vocabulary as i32);
+        let sizes = self.work.sizes;
+        let starts = self.meta(META_ROW) + (META_WORDS + sizes.tables) as u64 * 4;
+        let tokens = starts + sizes.bias_starts() as u64 * 4;
+        let (biases, chosen) = (tokens + BIASES_MAX as u64 * 4, self.work.chosen.address());
+        let arguments = &mut [
+            pointer(&logits),
+            pointer(&stride),
+            pointer(&vocabulary),
+            pointer(&starts),
+            pointer(&tokens),
+            pointer(&biases),
+            pointer(&chosen),
+        ];
+        // SAFETY: as `Pass` says; biases were checked against the vocabulary.
+        unsafe { d.gpu.launch("og_choose", (count, 1, 1), CHOOSE_THREADS, 0, arguments) }
     }
 }

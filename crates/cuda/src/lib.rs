@@ -18,7 +18,9 @@ pub mod check;
 mod decoder;
 mod driver;
 mod forward;
+mod profile;
+mod tiling;
 mod weights;
 
-pub use decoder::{Decoder, Layer, Model, Output, Step, StepRow};
+pub use decoder::{BIASES_MAX, Decoder, Layer, Model, Output, Step, StepRow};
 pub use driver::{CudaError, Gpu, device_copy_rate};

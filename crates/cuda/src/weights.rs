@@ -59,12 +59,13 @@ impl DeviceMatrix {
             // SAFETY: `count` blocks were copied to the stage and have their place in `values`; both live until the device is done.
             unsafe {
                 let grid = (lanes.div_ceil(256) as usize, 1, 1);
-                gpu.launch("og_repack_values", grid, 256, 0, &mut [
-                    pointer(&format),
-                    pointer(&input),
-                    pointer(&output),
-                    pointer(&lanes),
-                ])?;
+                gpu.launch(
+                    "og_repack_values",
+                    grid,
+                    256,
+                    0,
+                    &mut [pointer(&format), pointer(&input), pointer(&output), pointer(&lanes)],
+                )?;
             }
             gpu.synchronise()?;
         }
@@ -104,17 +105,18 @@ fn neighbours<T: Copy>(gpu: &Arc<Gpu>, data: &[T], each: i32) -> Result<Buffer, 
     if data.is_empty() {
         return Ok(out);
     }
-    let (input, output, size, count) = (stage.address(), out.address(), size_of::<T>() as i32, data.len() as u64);
+    let (input, output, size, count) =
+        (stage.address(), out.address(), size_of::<T>() as i32, data.len() as u64);
     // SAFETY: both buffers have `count` elements of `size` bytes, whole groups of `each`; the stage lives until the device is done.
     unsafe {
         let grid = (count.div_ceil(256) as usize, 1, 1);
-        gpu.launch("og_repack_scales", grid, 256, 0, &mut [
-            pointer(&input),
-            pointer(&output),
-            pointer(&each),
-            pointer(&size),
-            pointer(&count),
-        ])?;
+        gpu.launch(
+            "og_repack_scales",
+            grid,
+            256,
+            0,
+            &mut [pointer(&input), pointer(&output), pointer(&each), pointer(&size), pointer(&count)],
+        )?;
     }
     gpu.synchronise()?;
     Ok(out)

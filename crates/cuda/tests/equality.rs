@@ -9,7 +9,7 @@ fn the_ptx_is_that_of_the_sources() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
     let mut hasher = Sha256::new();
-    for name in ["platform", "arithmetic", "matrix", "matmul", "rows", "attention", "trace"] {
+    for name in ["platform", "arithmetic", "matrix", "matmul", "rows", "attention", "prompt", "trace"] {
         hasher.update(read(&format!("{name}.cuh")));
     }
     hasher.update(read("exact.cu"));

@@ -1,6 +1,6 @@
 use crate::{
     EngineConfig, EngineError, Model,
-    arch::{Backend, Row, decoder::Scratch, device::Device},
+    arch::{Ask, Backend, Given, Row, decoder::Scratch, device::Device},
     kv::KvCache,
     sampler::{Choosing, Sampler, TokenLogprobs, logprobs},
     scheduler::check,
@@ -90,7 +90,8 @@ pub fn replay_on(
         Replay { first_difference: None, chosen: None, trace_root: B256::ZERO, logprobs: Vec::new() };
     let mut index = 0;
     for chunk in rows.chunks(CHUNK) {
-        for mut logits in decoder.forward(&backend, chunk, &mut [&mut cache], &mut scratch)? {
+        for given in decoder.forward(&backend, chunk, &mut [&mut cache], Ask::Logits, &mut scratch)? {
+            let Given::Logits(mut logits) = given else { continue };
             if logits.iter().any(|l| !l.is_finite()) {
                 return Err(EngineError::NotANumber { position: prompt.len() + index - 1 });
             }

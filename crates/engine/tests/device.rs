@@ -32,8 +32,11 @@ fn check(case: &str) {
         return;
     }
     let cases = [(1, 4), (40, 3), (75, 3), (76, 2)].map(|(prompt, generate)| Case { prompt, generate });
-    let config = EngineConfig { prefill_chunk: 5, prefill_chunk_alone: 33, ..config() };
-    println!("{case}: {:?}", compare(&fixture(case), &config, &cases).unwrap());
+    let run =
+        |config: EngineConfig| println!("{case}: {:?}", compare(&fixture(case), &config, &cases).unwrap());
+    run(EngineConfig { prefill_chunk: 5, prefill_chunk_alone: 33, ..config() });
+    // Enough rows in a step for the kernels of prompts.
+    run(EngineConfig { prefill_chunk: 75, prefill_chunk_alone: 100, ..config() });
 }
 
 macro_rules! cases {

@@ -2,7 +2,7 @@
 //! section 5).
 
 use super::{
-    Backend, Row,
+    Ask, Backend, Given, Row,
     loader::Loader,
     spec::{LayerSpec, Spec},
 };
@@ -157,6 +157,11 @@ impl Decoder {
         self.embedding.bytes() + head + self.layers.iter().map(layer).sum::<usize>()
     }
 
+    /// Bytes of the weights that every pass reads: all but an embedding that is not the head too.
+    pub(crate) fn pass_bytes(&self) -> usize {
+        self.bytes() - self.head.as_ref().map_or(0, |_| self.embedding.bytes())
+    }
+
     /// Runs `rows` through the model; every row is computed by itself, so its bits depend on its own sequence only. Gives the
     /// logits, `[row that wants them][vocabulary]`.
     pub(crate) fn forward(
@@ -164,13 +169,14 @@ impl Decoder {
         backend: &Backend,
         rows: &[Row],
         caches: &mut [&mut KvCache],
+        ask: Ask<'_>,
         s: &mut Scratch,
-    ) -> Result<Vec<Vec<f32>>, EngineError> {
+    ) -> Result<Vec<Given>, EngineError> {
         if let Some(device) = &backend.device {
-            let passed = device.forward(rows, caches)?;
+            let passed = device.forward(rows, caches, ask)?;
             s.layer_digests = passed.digests;
             self.close(rows, caches, s);
-            return Ok(passed.logits);
+            return Ok(passed.given);
         }
         let c = &self.spec;
         let Backend { isa, pool, .. } = backend;
@@ -233,7 +239,7 @@ impl Decoder {
             s.capture.note(index, rows, &s.x, width);
         }
         self.close(rows, caches, s);
-        Ok(self.logits(backend, rows, s))
+        Ok(self.logits(backend, rows, s).into_iter().map(Given::Logits).collect())
     }
 
     /// Writes the trace leaf of every row.

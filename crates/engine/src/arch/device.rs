@@ -1,7 +1,11 @@
 //! Decoders on a device other than the processor: the only place that knows which devices there are.
 
-use super::{Row, decoder::Decoder};
-use crate::{EngineError, kv::{KvCache, PagePool}, trace::LayerDigests};
+use super::{Ask, Given, Row, decoder::Decoder};
+use crate::{
+    EngineError,
+    kv::{KvCache, PagePool},
+    trace::LayerDigests,
+};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where an engine computes. None of this changes a bit of an answer.
@@ -16,14 +20,14 @@ pub enum DeviceChoice {
 
 /// Runs whole passes of one decoder on some device.
 pub(crate) trait Accelerator: Send {
-    /// Logits of the rows that want them, and the digests `[layer][row]`. `tables` has the numbers of the pages of every sequence.
-    fn forward(&mut self, rows: &[Row], tables: &[Vec<u32>]) -> Result<Passed, EngineError>;
+    /// What is asked for of the rows that want logits, and the digests `[layer][row]`. `tables` has the numbers of the pages of every sequence.
+    fn forward(&mut self, rows: &[Row], tables: &[Vec<u32>], ask: Ask<'_>) -> Result<Passed, EngineError>;
 }
 
 /// What a pass gives.
 #[derive(Debug, Default)]
 pub(crate) struct Passed {
-    pub(crate) logits: Vec<Vec<f32>>,
+    pub(crate) given: Vec<Given>,
     pub(crate) digests: Vec<LayerDigests>,
 }
 
@@ -56,12 +60,13 @@ impl Device {
         &self,
         rows: &[Row],
         caches: &mut [&mut KvCache],
+        ask: Ask<'_>,
     ) -> Result<Passed, EngineError> {
         for row in rows {
             caches[row.sequence].reserve(row.position + 1);
         }
         let tables: Vec<_> = caches.iter().map(|c| c.device_pages()).collect();
-        self.accelerator.lock().unwrap_or_else(PoisonError::into_inner).forward(rows, &tables)
+        self.accelerator.lock().unwrap_or_else(PoisonError::into_inner).forward(rows, &tables, ask)
     }
 }
 
@@ -79,15 +84,22 @@ fn open_cuda(ordinal: usize, decoder: &Decoder, pages: usize) -> Result<Box<dyn 
 
 #[cfg(feature = "cuda")]
 impl Accelerator for cuda::Decoder {
-    fn forward(&mut self, rows: &[Row], tables: &[Vec<u32>]) -> Result<Passed, EngineError> {
+    fn forward(&mut self, rows: &[Row], tables: &[Vec<u32>], ask: Ask<'_>) -> Result<Passed, EngineError> {
         let row = |r: &Row| {
             let Row { token, position, sequence, wants_logits } = *r;
             cuda::StepRow { token, position, sequence, wants_logits }
         };
         let rows: Vec<_> = rows.iter().map(row).collect();
-        let output = cuda::Decoder::forward(self, &cuda::Step { rows: &rows, tables })
+        let few =
+            |biases: &[&[(u32, f32)]]| biases.iter().map(|b| b.len()).sum::<usize>() <= cuda::BIASES_MAX;
+        let largest = match ask {
+            Ask::Largest(biases) if few(biases) => Some(biases),
+            _ => None,
+        };
+        let output = cuda::Decoder::forward(self, &cuda::Step { rows: &rows, tables, largest })
             .map_err(|e| EngineError::Device(e.to_string()))?;
         let digests = output.digests.into_iter().map(|[kv, x]| LayerDigests { kv, x }).collect();
-        Ok(Passed { logits: output.logits, digests })
+        let chosen = output.chosen.into_iter().map(Given::Largest);
+        Ok(Passed { given: output.logits.into_iter().map(Given::Logits).chain(chosen).collect(), digests })
     }
 }

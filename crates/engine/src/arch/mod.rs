@@ -54,6 +54,23 @@ pub(crate) struct Row {
     pub(crate) wants_logits: bool,
 }
 
+/// What is wanted of the logits of a pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ask<'a> {
+    /// All of them.
+    Logits,
+    /// The token of the largest one, after these biases, for each row that wants logits. A backend may give the logits all the same.
+    Largest(&'a [&'a [(u32, f32)]]),
+}
+
+/// What a pass gives for the rows that want logits, in order.
+#[derive(Clone, Debug)]
+pub(crate) enum Given {
+    Logits(Vec<f32>),
+    /// The token that was asked for; `None` when a logit is not finite.
+    Largest(Option<u32>),
+}
+
 /// Where and how kernels run.
 #[derive(Debug)]
 pub(crate) struct Backend {

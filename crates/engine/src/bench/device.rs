@@ -103,7 +103,12 @@ pub fn compare(model: &Arc<Model>, config: &EngineConfig, cases: &[Case]) -> Res
         top_logprobs: (i % 2 == 0).then_some(3),
         // Otherwise some answers would end after a token or two.
         logit_bias: vec![(end, -100.0)],
-        ..Job::new(prompt(model, i, case.prompt), sampling(i), case.generate, Box::new(|_| ControlFlow::Continue(())))
+        ..Job::new(
+            prompt(model, i, case.prompt),
+            sampling(i),
+            case.generate,
+            Box::new(|_| ControlFlow::Continue(())),
+        )
     };
     let started: Vec<_> =
         cases.iter().enumerate().map(|(i, c)| submit(&device, job(i, c))).collect::<Result<_, _>>()?;
@@ -134,4 +139,77 @@ pub fn compare(model: &Arc<Model>, config: &EngineConfig, cases: &[Case]) -> Res
         found.positions += prompt.len() + mine.0.tokens.len() - 1;
     }
     Ok(found)
+}
+
+/// What a pass over a model costs at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes of weights that every pass reads.
+    pub weight_bytes: u64,
+    /// f32 additions and multiplications of one token's products (`SPEC.md`, section 3).
+    pub product_operations: u64,
+    /// f32 additions and multiplications for every position that a token attends to (section 4).
+    pub attention_operations: u64,
+    /// Bytes of keys and values of one position.
+    pub position_bytes: u64,
+}
+
+/// Counts the cost of a decoder.
+///
+/// # Errors
+/// [`EngineError::OnlyEmbeddings`].
+pub fn cost(model: &Model) -> Result<Cost, EngineError> {
+    let decoder = model.decoder()?;
+    let c = &decoder.spec;
+    let (width, layers) = (c.width as u64, c.layers.len() as u64);
+    let (query, kv, hidden) = (c.query_width() as u64, c.kv_width() as u64, c.hidden as u64);
+    let layer = (query + 2 * kv) * width + query * width + 3 * width * hidden;
+    let weights = layers * layer + width * decoder.vocabulary as u64;
+    Ok(Cost {
+        weight_bytes: decoder.pass_bytes() as u64,
+        // A block of 32: take away the offset, two scales, one sum.
+        product_operations: weights / 32 * 4,
+        attention_operations: layers * query * 4,
+        position_bytes: layers * kv * 4,
+    })
+}
+
+/// What a pass on the device alone takes.
+#[derive(Clone, Debug)]
+pub struct PassTimes {
+    /// Seconds of it.
+    pub seconds: f64,
+    /// Seconds of the part that hashes the trace's rows.
+    pub hashing: f64,
+    /// Kernels with their seconds and launches, timed one by one, the longest first.
+    pub kernels: Vec<(String, f64, u32)>,
+}
+
+/// Times a pass of the last `rows` positions before `context` of each of `sequences` sequences; `repeat` runs.
+///
+/// # Errors
+/// [`EngineError::Device`].
+#[cfg(feature = "cuda")]
+pub fn pass_times(
+    model: &Model,
+    ordinal: usize,
+    (sequences, rows, context): (usize, usize, usize),
+    repeat: u32,
+) -> Result<PassTimes, EngineError> {
+    let fault = |e: cuda::CudaError| EngineError::Device(e.to_string());
+    let gpu = cuda::Gpu::open(ordinal).map_err(fault)?;
+    let each = context.div_ceil(kernels::PAGE);
+    let decoder = model.decoder()?;
+    let mut decoder = cuda::Decoder::new(&gpu, &decoder.for_device(), sequences * each).map_err(fault)?;
+    let tables: Vec<Vec<u32>> =
+        (0..sequences).map(|s| (0..each).map(|i| (s * each + i) as u32).collect()).collect();
+    let row = |i: usize| {
+        let position = context - rows + i % rows;
+        let wants_logits = position + 1 == context;
+        cuda::StepRow { token: 300 + position as u32 % 100, position, sequence: i / rows, wants_logits }
+    };
+    let rows: Vec<_> = (0..sequences * rows).map(row).collect();
+    let step = cuda::Step { rows: &rows, tables: &tables, largest: None };
+    let (seconds, hashing) = decoder.seconds(&step, repeat).map_err(fault)?;
+    Ok(PassTimes { seconds, hashing, kernels: decoder.profile(&step).map_err(fault)? })
 }

@@ -1,6 +1,6 @@
 use crate::{
     EngineError, Model,
-    arch::{Backend, Row, decoder::Scratch},
+    arch::{Ask, Backend, Row, decoder::Scratch},
     kv::KvCache,
 };
 use kernels::Isa;
@@ -66,7 +66,7 @@ fn forward(
         |(position, token): (usize, &u32)| Row { sequence: 0, token: *token, position, wants_logits: false };
     let rows: Vec<Row> = fed.iter().enumerate().map(one).collect();
     for chunk in rows.chunks(CHUNK) {
-        decoder.forward(&backend, chunk, &mut [&mut cache], &mut scratch)?;
+        decoder.forward(&backend, chunk, &mut [&mut cache], Ask::Logits, &mut scratch)?;
     }
     Ok((cache, scratch))
 }
