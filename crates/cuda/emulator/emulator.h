@@ -108,5 +108,9 @@ DEVICE void mma_k16(int *out, const u32 *a, u32 b) {
     });
 }
 
+DEVICE void copy_16(void *shared, const void *from) { memcpy(shared, from, 16); }
+DEVICE void copy_group() {}
+template <int N> static inline void copy_wait() {}
+
 DEVICE uint4 load_once(const uint4 *at) { return *at; }
 DEVICE uint2 load_once(const uint2 *at) { return *at; }

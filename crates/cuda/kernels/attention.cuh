@@ -5,6 +5,10 @@
 
 #define ATTENTION_THREADS 256
 
+// Positions whose values are copied to shared memory at once, and how many such steps are under way.
+#define VALUE_STEP 64
+#define VALUE_STAGES 4
+
 struct Attention {
     const float *queries;
     int stride;
@@ -21,42 +25,69 @@ struct Attention {
     int span;
     // The rows to attend for; all when absent.
     const u32 *listed;
+    // If `quantises`, the result goes here instead of `out`.
+    Quantised to;
+    int quantises;
 };
 
-// HG query heads of one key head for one row.
+// HG query heads of one key head for one row. Places of scores count from the first position rounded down to a whole step.
 template <int HG> DEVICE void attend(const Attention &a, const Rows &rows, const Pages &pages) {
-    DYNAMIC_SHARED(float, shared); // queries [HG][width], then the scores [HG][span] if they fit
+    const int OUTPUTS = HG == 1 ? 4 : HG; // elements of a thread, for heads up to 1024 and 256 wide
+    DYNAMIC_SHARED(float, shared);        // values [VALUE_STAGES][VALUE_STEP][width] halves, queries [HG][width], scores [HG][span] if they fit
     SHARED float lanes[HG][16];
     SHARED float most[HG][ATTENTION_THREADS / 32];
-    const int row = a.listed ? a.listed[blockIdx.y] : blockIdx.y, head = blockIdx.x * HG, width = pages.width, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    const int key_head = head / (a.heads / pages.heads);
-    const int to = rows.positions[row] + 1, from = a.window && to > a.window ? to - a.window : 0, seen = to - from;
+    const int row = a.listed ? a.listed[blockIdx.y] : blockIdx.y, head = blockIdx.x * HG, width = pages.width;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, key_head = head / (a.heads / pages.heads);
+    const int to = rows.positions[row] + 1, from = a.window && to > a.window ? to - a.window : 0;
+    const int start = from / VALUE_STEP * VALUE_STEP, steps = (to - start + VALUE_STEP - 1) / VALUE_STEP, span = a.span;
     const u32 *table = rows.tables + (size_t)rows.sequences[row] * *rows.table_stride;
-    float *query = shared;
-    float *z = a.scores ? a.scores + ((size_t)row * a.heads + head) * a.span : shared + HG * width;
-    const int span = a.span;
-    for (int i = threadIdx.x; i < HG * width; i += blockDim.x) query[i] = a.queries[(size_t)row * a.stride + head * width + i];
+    u16 *values = (u16 *)shared;
+    float *query = shared + VALUE_STAGES * VALUE_STEP * width / 2;
+    float *z = a.scores ? a.scores + ((size_t)row * a.heads + head) * span : query + HG * width;
+    auto load = [&](int step) {
+        if (step < steps) {
+            u16 *stage = values + step % VALUE_STAGES * VALUE_STEP * width;
+            for (int i = threadIdx.x; i < VALUE_STEP * width / 8; i += ATTENTION_THREADS) {
+                const int slot = i / (width / 8), d = i % (width / 8) * 8, p = start + step * VALUE_STEP + slot;
+                if (p < to)
+                    copy_16(stage + i * 8, values_of(pages, table[p / PAGE], a.layer, key_head) + p % PAGE * width + d);
+                else
+                    *(uint4 *)(stage + i * 8) = uint4{0, 0, 0, 0};
+            }
+        }
+        copy_group();
+    };
+    for (int step = 0; step < VALUE_STAGES - 1; step++) load(step);
+    for (int i = threadIdx.x; i < HG * width; i += ATTENTION_THREADS) query[i] = a.queries[(size_t)row * a.stride + head * width + i];
     __syncthreads();
     float largest[HG];
     UNROLL for (int j = 0; j < HG; j++) largest[j] = -INFINITE;
-    for (int p = from + threadIdx.x; p < to; p += blockDim.x) {
+    for (int p = start + threadIdx.x; p < start + steps * VALUE_STEP; p += ATTENTION_THREADS) {
+        if (p < from || p >= to) {
+            // A place that nobody sees gets no weight.
+            UNROLL for (int j = 0; j < HG; j++) z[(size_t)j * span + p - start] = 0.0f;
+            continue;
+        }
         const uint4 *key = (const uint4 *)(keys_of(pages, table[p / PAGE], a.layer, key_head) + p % PAGE * 8);
         float acc[HG];
         UNROLL for (int j = 0; j < HG; j++) acc[j] = 0.0f;
-        for (int d = 0; d < width; d += 16) {
-            u32 words[8];
-            uint4 v = key[d / 8 * 32], w = key[d / 8 * 32 + 32];
-            words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
-            words[4] = w.x, words[5] = w.y, words[6] = w.z, words[7] = w.w;
-            UNROLL for (int e = 0; e < 16; e++) {
-                float k = half_to_float((u16)(words[e / 2] >> (e & 1) * 16));
-                UNROLL for (int j = 0; j < HG; j++) acc[j] = add(acc[j], mul(query[j * width + d + e], k));
+        for (int first = 0; first < width; first += 64) {
+            uint4 keys[8];
+            UNROLL for (int i = 0; i < 8; i++)
+                if (first + i * 8 < width) keys[i] = key[(first / 8 + i) * 32];
+            UNROLL for (int i = 0; i < 8; i++) {
+                if (first + i * 8 >= width) break;
+                const u32 words[4] = {keys[i].x, keys[i].y, keys[i].z, keys[i].w};
+                UNROLL for (int e = 0; e < 8; e++) {
+                    const float k = half_to_float((u16)(words[e / 2] >> (e & 1) * 16));
+                    UNROLL for (int j = 0; j < HG; j++) acc[j] = add(acc[j], mul(query[j * width + first + i * 8 + e], k));
+                }
             }
         }
         UNROLL for (int j = 0; j < HG; j++) {
             float s = mul(acc[j], a.scale);
             if (a.capped) s = softcap(a.cap, s);
-            z[(size_t)j * span + p - from] = s;
+            z[(size_t)j * span + p - start] = s;
             largest[j] = s > largest[j] ? s : largest[j];
         }
     }
@@ -70,52 +101,52 @@ template <int HG> DEVICE void attend(const Attention &a, const Rows &rows, const
     __syncthreads();
     UNROLL for (int j = 0; j < HG; j++) {
         float m = most[j][0];
-        for (int w = 1; w < (int)(blockDim.x >> 5); w++) m = most[j][w] > m ? most[j][w] : m;
-        for (int i = threadIdx.x; i < seen; i += blockDim.x) z[(size_t)j * span + i] = exact_exp(sub(z[(size_t)j * span + i], m));
+        for (int w = 1; w < ATTENTION_THREADS / 32; w++) m = most[j][w] > m ? most[j][w] : m;
+        for (int p = from + threadIdx.x; p < to; p += ATTENTION_THREADS) {
+            float *at = z + (size_t)j * span + p - start;
+            *at = exact_exp(sub(*at, m));
+        }
     }
     __syncthreads();
-    for (int t = threadIdx.x; t < HG * 16; t += blockDim.x) {
-        const float *w = z + (size_t)(t >> 4) * span;
+    // The last threads add the weights, while the first ones go on. A weight of 0 changes no sum.
+    for (int t = ATTENTION_THREADS - 1 - threadIdx.x; t < HG * 16; t += ATTENTION_THREADS) {
+        const float *w = z + (size_t)(t >> 4) * span + (t & 15);
         float acc = 0.0f;
-        // The first place whose position is this lane's.
-        int i = ((t & 15) - from) & 15;
-        for (; i + 112 < seen; i += 128) {
-            float v[8];
-            UNROLL for (int j = 0; j < 8; j++) v[j] = w[i + j * 16];
-            UNROLL for (int j = 0; j < 8; j++) acc = add(acc, v[j]);
+        for (int i = 0; i < steps * VALUE_STEP; i += 64) {
+            float v[4];
+            UNROLL for (int j = 0; j < 4; j++) v[j] = w[i + j * 16];
+            UNROLL for (int j = 0; j < 4; j++) acc = add(acc, v[j]);
         }
-        for (; i < seen; i += 16) acc = add(acc, w[i]);
         lanes[t >> 4][t & 15] = acc;
     }
-    __syncthreads();
-    // Two neighbouring elements a thread.
-    for (int o = threadIdx.x; o < HG * width / 2; o += blockDim.x) {
-        const int j = o / (width / 2), i = o % (width / 2) * 2;
-        const float *w = z + (size_t)j * span - from;
-        float low = 0.0f, high = 0.0f;
-        for (int p = from; p < to;) {
-            const int end = (p / PAGE + 1) * PAGE < to ? (p / PAGE + 1) * PAGE : to;
-            const u32 *value = (const u32 *)(values_of(pages, table[p / PAGE], a.layer, key_head) + i);
-            const int step = width / 2;
-            for (; p + 8 <= end; p += 8) {
-                u32 v[8];
-                float weight[8];
-                UNROLL for (int e = 0; e < 8; e++) v[e] = value[(p + e) % PAGE * step], weight[e] = w[p + e];
-                UNROLL for (int e = 0; e < 8; e++) {
-                    low = add(low, mul(weight[e], half_to_float((u16)v[e])));
-                    high = add(high, mul(weight[e], half_to_float((u16)(v[e] >> 16))));
-                }
-            }
-            for (; p < end; p++) {
-                u32 v = value[p % PAGE * step];
-                low = add(low, mul(w[p], half_to_float((u16)v)));
-                high = add(high, mul(w[p], half_to_float((u16)(v >> 16))));
+    float out[OUTPUTS];
+    UNROLL for (int n = 0; n < OUTPUTS; n++) out[n] = 0.0f;
+    for (int step = 0; step < steps; step++) {
+        copy_wait<VALUE_STAGES - 2>();
+        __syncthreads();
+        load(step + VALUE_STAGES - 1);
+        const u16 *stage = values + step % VALUE_STAGES * VALUE_STEP * width;
+        UNROLL for (int n = 0; n < OUTPUTS; n++) {
+            const int o = threadIdx.x + n * ATTENTION_THREADS;
+            if (o >= HG * width) break;
+            const u16 *value = stage + o % width;
+            const float4 *w = (const float4 *)(z + (size_t)(o / width) * span + step * VALUE_STEP);
+            UNROLL_4 for (int i = 0; i < VALUE_STEP / 4; i++) {
+                const float4 four = w[i];
+                const float ws[4] = {four.x, four.y, four.z, four.w};
+                UNROLL for (int e = 0; e < 4; e++) out[n] = add(out[n], mul(ws[e], half_to_float(value[(i * 4 + e) * width])));
             }
         }
-        const float inverse = quotient(1.0f, tree(lanes[j]));
-        float *out = a.out + ((size_t)row * a.heads + head + j) * width + i;
-        out[0] = mul(low, inverse);
-        out[1] = mul(high, inverse);
+    }
+    __syncthreads();
+    UNROLL for (int n = 0; n < OUTPUTS; n++) {
+        const int o = threadIdx.x + n * ATTENTION_THREADS;
+        if (o >= HG * width) break;
+        const float v = mul(out[n], quotient(1.0f, tree(lanes[o / width])));
+        if (a.quantises)
+            quantise_block(a.to, row, (head * width + o) / 32, lane, v);
+        else
+            a.out[((size_t)row * a.heads + head) * width + o] = v;
     }
 }
 

@@ -47,6 +47,14 @@ DEVICE u32 warp_max(u32 x) { return __reduce_max_sync(0xffffffffu, x); }
 DEVICE int warp_sum(int x) { return __reduce_add_sync(0xffffffffu, x); }
 DEVICE float warp_xor(float x, int lanes) { return __shfl_xor_sync(0xffffffffu, x, lanes); }
 
+// Copies 16 bytes from device to shared memory while the thread goes on; copies are waited for in groups, all but the last N.
+DEVICE void copy_16(void *shared, const void *from) {
+    u32 to = (u32)__cvta_generic_to_shared(shared);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+DEVICE void copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
 // Reads weights, which are read once a step: they should not push the activations out of the cache.
 DEVICE uint4 load_once(const uint4 *at) {
     uint4 v;

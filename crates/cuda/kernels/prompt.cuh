@@ -121,7 +121,15 @@ template <int H> DEVICE void attend_tile(const Attention &a, const Rows &rows, c
             const float4 w = *(const float4 *)(weights + p * QUERIES + ty * 4);
             const float ws[4] = {w.x, w.y, w.z, w.w};
             float v[C];
-            UNROLL for (int c = 0; c < C; c++) v[c] = other[p * H + (C >= 4 ? c / 4 * 64 + tx * 4 + c % 4 : c * 16 + tx)];
+            if (C >= 4) {
+                UNROLL for (int c = 0; c < C / 4; c++) {
+                    const float4 four = *(const float4 *)(other + p * H + c * 64 + tx * 4);
+                    v[C >= 4 ? c * 4 : 0] = four.x, v[C >= 4 ? c * 4 + 1 : 0] = four.y;
+                    v[C >= 4 ? c * 4 + 2 : 0] = four.z, v[C >= 4 ? c * 4 + 3 : 0] = four.w;
+                }
+            } else {
+                UNROLL for (int c = 0; c < C; c++) v[c] = other[p * H + c * 16 + tx];
+            }
             UNROLL for (int i = 0; i < 4; i++) UNROLL for (int c = 0; c < C; c++) out[i][c] = add(out[i][c], mul(ws[i], v[c]));
         }
         __syncthreads();

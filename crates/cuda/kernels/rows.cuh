@@ -38,17 +38,23 @@ DEVICE void quantise_block(const Quantised &to, int token, int block, int lane, 
 }
 
 #define NORM_THREADS 512
-#define NORM_TILE 4096
+// Elements that a thread keeps; longer rows are read again.
+#define NORM_EACH 16
+#define NORM_TILE (NORM_THREADS * NORM_EACH)
 
-// 1 / sqrt(dot(x, x) / n + eps) of a row, for all threads of the block. The products are made by all, sixteen threads add them.
-DEVICE float inverse_norm(const float *x, int n, float eps) {
+// 1 / sqrt(dot(x, x) / n + eps) of a row, for all threads of the block. The products are made by all, sixteen threads add them. A
+// thread's own elements are i * NORM_THREADS + its number.
+DEVICE float inverse_norm(const float *x, int n, float eps, float *own) {
     SHARED float products[NORM_TILE];
     SHARED float lanes[16];
     float acc = 0.0f;
     const int l = threadIdx.x;
     for (int first = 0; first < n; first += NORM_TILE) {
-        int count = n - first < NORM_TILE ? n - first : NORM_TILE;
-        for (int i = threadIdx.x; i < count; i += blockDim.x) products[i] = mul(x[first + i], x[first + i]);
+        const int count = n - first < NORM_TILE ? n - first : NORM_TILE;
+        UNROLL for (int e = 0; e < NORM_EACH; e++)
+            if (e * NORM_THREADS + l < count) own[e] = x[first + e * NORM_THREADS + l];
+        UNROLL for (int e = 0; e < NORM_EACH; e++)
+            if (e * NORM_THREADS + l < count) products[e * NORM_THREADS + l] = mul(own[e], own[e]);
         __syncthreads();
         if (l < 16) {
             int i = l;
@@ -63,28 +69,32 @@ DEVICE float inverse_norm(const float *x, int n, float eps) {
     }
     if (l < 16) lanes[l] = acc;
     __syncthreads();
-    float mean = quotient(tree(lanes), (float)n);
-    float inverse = quotient(1.0f, __fsqrt_rn(add(mean, eps)));
-    __syncthreads();
-    return inverse;
+    return quotient(1.0f, __fsqrt_rn(add(quotient(tree(lanes), (float)n), eps)));
 }
 
 // Quantises RMSNorm(x[rows[i]]) as token i; `rows` may be absent, then it is row i.
 KERNEL BOUNDS(NORM_THREADS, 1) og_norm_quantise(const float *x, const u32 *rows, const float *gain, int n, float eps, Quantised to) {
     const int token = blockIdx.x, lane = threadIdx.x & 31;
     const float *row = x + (size_t)(rows ? rows[token] : token) * n;
-    float inverse = inverse_norm(row, n, eps);
-    for (int block = threadIdx.x >> 5; block < n / 32; block += blockDim.x >> 5) {
-        int k = block * 32 + lane;
-        quantise_block(to, token, block, lane, mul(mul(row[k], inverse), gain[k]));
+    float own[NORM_EACH], gains[NORM_EACH];
+    UNROLL for (int e = 0; e < NORM_EACH; e++)
+        if (e * NORM_THREADS + (int)threadIdx.x < n) gains[e] = gain[e * NORM_THREADS + threadIdx.x];
+    const float inverse = inverse_norm(row, n, eps, own);
+    if (n <= NORM_TILE) {
+        UNROLL for (int e = 0; e < NORM_EACH; e++)
+            if (e * NORM_THREADS + (int)threadIdx.x < n)
+                quantise_block(to, token, e * (NORM_THREADS / 32) + (threadIdx.x >> 5), lane, mul(mul(own[e], inverse), gains[e]));
+    } else {
+        for (int k = threadIdx.x; k < n; k += NORM_THREADS) quantise_block(to, token, k / 32, lane, mul(mul(row[k], inverse), gain[k]));
     }
 }
 
 // out = base + RMSNorm(x), row by row.
 KERNEL BOUNDS(NORM_THREADS, 1) og_norm_add(const float *x, const float *gain, int n, float eps, const float *base, float *out) {
     const float *row = x + (size_t)blockIdx.x * n;
-    float inverse = inverse_norm(row, n, eps);
-    for (int k = threadIdx.x; k < n; k += blockDim.x) {
+    float own[NORM_EACH];
+    const float inverse = inverse_norm(row, n, eps, own);
+    for (int k = threadIdx.x; k < n; k += NORM_THREADS) {
         size_t at = (size_t)blockIdx.x * n + k;
         out[at] = add(base[at], mul(mul(row[k], inverse), gain[k]));
     }

@@ -93,6 +93,9 @@ pub(crate) struct Attention {
     pub(crate) span: i32,
     /// Rows to attend for; 0 for all.
     pub(crate) listed: CUdeviceptr,
+    /// Where the result goes instead, if it is quantised.
+    pub(crate) to: Quantised,
+    pub(crate) quantises: i32,
 }
 
 /// Tiles of rows of one sequence.
@@ -109,6 +112,6 @@ pub(crate) struct Tiles {
 const _: () = {
     assert!(size_of::<MatrixArgument>() == 32 && size_of::<Activations>() == 24 && size_of::<Target>() == 24);
     assert!(size_of::<Quantised>() == 32 && size_of::<Pages>() == 24 && size_of::<Rows>() == 32);
-    assert!(size_of::<Rotation>() == 56 && size_of::<Attention>() == 72);
+    assert!(size_of::<Rotation>() == 56 && size_of::<Attention>() == 112);
     assert!(size_of::<Tiles>() == 32);
 };

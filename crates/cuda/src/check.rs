@@ -4,7 +4,7 @@ use crate::{
     CudaError, Gpu,
     arguments::{Activations, Quantised, Target},
     driver::{Buffer, Pinned},
-    forward::product_launch,
+    product::product_launch,
     weights::{DeviceLinear, pointer},
 };
 use kernels::{BLOCK, Format, Isa, Linear, Matrix, Mode, Pool, philox4x32};

@@ -2,6 +2,7 @@
 
 use crate::{
     CudaError, Gpu,
+    attend::WIDTH_MAX,
     driver::{Buffer, Graph, Pinned},
     forward::Sizes,
     tiling::Tiling,
@@ -248,6 +249,9 @@ impl Decoder {
         let kv_width = model.kv.heads * model.kv.width;
         if (model.width * 4).max(kv_width * 4) > ROW_BYTES_MAX {
             return Err(CudaError::Unsupported("its rows are wider than 512 KiB".into()));
+        }
+        if model.kv.width > WIDTH_MAX {
+            return Err(CudaError::Unsupported("its heads are wider than 1024".into()));
         }
         let linear = |l: &Linear| DeviceLinear::new(gpu, l);
         let vector = |v: &[f32]| Buffer::of(gpu, v);

@@ -43,6 +43,11 @@ const PRODUCTS: [&str; 4] = ["og_few8", "og_few16", "og_batch", "og_prompt"];
 /// Endings of the products' names, in the order of the formats' numbers in the kernels.
 pub(crate) const FORMATS: [&str; 4] = ["q8_0", "q4_0", "q4_k", "q6_k"];
 
+/// Whether a kernel takes shared memory at its launch.
+fn dynamic(name: &str) -> bool {
+    ["og_few", "og_batch", "og_prompt", "og_attend"].iter().any(|p| name.starts_with(p))
+}
+
 /// Shared memory that kernels declare besides what a launch asks for, at most.
 const STATIC_SHARED: usize = 6 << 10;
 
@@ -157,7 +162,7 @@ impl Gpu {
             let c_name = CString::new(name.clone()).map_err(|e| CudaError::Driver(e.to_string()))?;
             // SAFETY: the module is loaded and stays so; the function is its.
             let function = unsafe { result::module::get_function(module, c_name)? };
-            if name.starts_with("og_few") || name.starts_with("og_attend") {
+            if dynamic(&name) {
                 let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                 // SAFETY: the function exists.
                 unsafe { result::function::set_function_attribute(function, most, shared_max as i32)? };

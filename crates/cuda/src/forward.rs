@@ -1,22 +1,18 @@
 //! The kernels of a step, in order (`SPEC.md`, section 5).
 
 use crate::{
-    CudaError, Decoder, Gpu, Step,
-    arguments::{Activations, Attention, Pages, Quantised, Rotation, Rows, Target, Tiles},
+    CudaError, Decoder, Step,
+    arguments::{Activations, Pages, Quantised, Rotation, Rows, Target},
     decoder::{BIASES_MAX, DeviceLayer, Shape, Work},
     driver::Buffer,
-    tiling::Tiling,
-    weights::{DeviceLinear, DeviceMatrix, number, pointer},
+    product::product_launch,
+    weights::{DeviceLinear, number, pointer},
 };
-use kernels::{Activation, Format};
+use kernels::Activation;
 
 /// Threads of the kernels, as they declare them.
-const PRODUCT_THREADS: usize = 256;
 const NORM_THREADS: usize = 512;
-const ATTENTION_THREADS: usize = 256;
 const CHOOSE_THREADS: usize = 1024;
-/// Thread blocks of attention that fill a GPU: as long as there are fewer, heads are not put together.
-const ATTENTION_BLOCKS: usize = 264;
 /// Words of the meta data in front of the tables: so many a row, and these.
 const META_ROW: usize = 7;
 const META_WORDS: usize = 4;
@@ -60,51 +56,14 @@ fn optional(buffer: Option<&Buffer>) -> u64 {
     buffer.map_or(0, Buffer::address)
 }
 
-/// Starts the product of one matrix, by the kernel that suits the number of tokens.
-///
-/// # Safety
-/// As [`Gpu::launch`]: `x` has room for whole tiles of 8 tokens, `to` for all tokens.
-pub(crate) unsafe fn product_launch(
-    gpu: &Gpu,
-    m: &DeviceMatrix,
-    x: &Activations,
-    to: &Target,
-) -> Result<(), CudaError> {
-    let tokens = to.tokens as usize;
-    let terms = if m.format == Format::Q4K { 2 } else { 1 };
-    let (kernel, grid, shared) = match tokens {
-        // Two buffers of 32 blocks of 128 outputs; of 16 blocks of 256.
-        0..=8 => ("og_few8", (m.panels, 1, 1), 2 * 32 * 128 * 4 * terms),
-        9..=16 => ("og_few16", (m.panels, 1, 1), 2 * 16 * 256 * 4 * terms),
-        17..=64 => ("og_batch", (tokens.div_ceil(64), m.panels.div_ceil(2), 1), 0),
-        _ => ("og_prompt", (tokens.div_ceil(128), m.panels.div_ceil(4), 1), 0),
-    };
-    let name = format!("{kernel}_{}", m.ending());
-    let argument = m.argument();
-    // SAFETY: as the caller promised.
-    unsafe {
-        let arguments = &mut [pointer(&argument), pointer(x), pointer(to)];
-        gpu.launch(&name, grid, PRODUCT_THREADS, shared, arguments)
-    }
-}
-
 impl Decoder {
-    fn query_width(&self) -> usize {
+    pub(crate) fn query_width(&self) -> usize {
         self.heads * self.kv.width
     }
 
     /// Elements of the keys and the values of a row.
     fn kept_width(&self) -> usize {
         2 * self.kv.heads * self.kv.width
-    }
-
-    /// Bytes of scores that one row has when they do not fit into shared memory.
-    fn score_bytes(&self, span: usize) -> usize {
-        if self.shared_of(1, span) <= self.gpu.shared_max() { 0 } else { self.heads * span * 4 }
-    }
-
-    fn shared_of(&self, heads: usize, span: usize) -> usize {
-        heads * (self.kv.width + span) * 4
     }
 
     pub(crate) fn work_of(&self, sizes: Sizes) -> Result<Work, CudaError> {
@@ -208,15 +167,15 @@ impl Decoder {
 ///
 /// Every address that it gives to a kernel leads to a buffer of `d` or of `work`. These were sized for `work.sizes`, which covers the rows
 /// and the span of this pass (`Decoder::reserve`), and both live until the stream was synchronised: that is the safety argument of the launches.
-struct Pass<'a> {
-    d: &'a Decoder,
-    work: &'a Work,
-    rows: usize,
-    span: usize,
+pub(crate) struct Pass<'a> {
+    pub(crate) d: &'a Decoder,
+    pub(crate) work: &'a Work,
+    pub(crate) rows: usize,
+    pub(crate) span: usize,
 }
 
 impl Pass<'_> {
-    fn meta(&self, part: usize) -> u64 {
+    pub(crate) fn meta(&self, part: usize) -> u64 {
         self.work.meta.address() + (part * self.work.sizes.rows * 4) as u64
     }
 
@@ -228,7 +187,7 @@ impl Pass<'_> {
         self.work.kept.address() + (layer * self.work.sizes.rows * self.d.kept_width() * 2) as u64
     }
 
-    fn rows_argument(&self) -> Rows {
+    pub(crate) fn rows_argument(&self) -> Rows {
         let stride = self.meta(META_ROW);
         Rows {
             positions: self.meta(1),
@@ -238,7 +197,7 @@ impl Pass<'_> {
         }
     }
 
-    fn pages(&self) -> Pages {
+    pub(crate) fn pages(&self) -> Pages {
         let kv = self.d.kv;
         Pages {
             halves: self.d.pages.address(),
@@ -253,7 +212,7 @@ impl Pass<'_> {
         Activations { q: q.address(), scale: scale.address(), sum: sum.address() }
     }
 
-    fn quantised(&self, k: usize) -> Quantised {
+    pub(crate) fn quantised(&self, k: usize) -> Quantised {
         Quantised { to: self.activations(), blocks: (k / kernels::BLOCK) as i32 }
     }
 
@@ -291,8 +250,9 @@ impl Pass<'_> {
         self.norm(x, 0, &layer.attention_norm, self.rows)?;
         self.product(&layer.qkv, w.qkv.address(), 0, self.rows)?;
         self.rotate(index, layer)?;
-        self.attend(index, layer)?;
-        self.quantise(w.attended.address(), d.query_width())?;
+        if !self.attend(index, layer)? {
+            self.quantise(w.attended.address(), d.query_width())?;
+        }
         self.add_product(&layer.output, layer.post_attention_norm.as_ref(), x, middle)?;
         self.norm(middle, 0, &layer.ffn_norm, self.rows)?;
         self.product(&layer.gate_up, w.gate_up.address(), 0, self.rows)?;
@@ -429,91 +389,6 @@ impl Pass<'_> {
                     pointer(&layer_number),
                     pointer(&kept),
                 ],
-            )
-        }
-    }
-
-    fn attend(&self, index: usize, layer: &DeviceLayer) -> Result<(), CudaError> {
-        let Some(tiling) = &self.d.tiling else { return self.attend_rows(index, layer, self.rows, 0) };
-        if !tiling.listed.is_empty() {
-            self.attend_rows(index, layer, tiling.listed.len(), self.meta(4))?;
-        }
-        let d = self.d;
-        let attention = self.attention(index, layer, 0, 0, 0);
-        let (rows, pages, shared) = (self.rows_argument(), self.pages(), Tiling::shared(d));
-        let name = format!("og_attend_tile{}", d.kv.width);
-        for part in tiling.parts(d) {
-            let tiles = Tiles {
-                items: self.meta(5) + (part.start * 8) as u64,
-                heads: tiling.heads as i32,
-                scores: d.tile_scores.address(),
-                span: tiling.span as i32,
-            };
-            let grid = (part.len(), tiling.groups(d), 1);
-            let arguments = &mut [pointer(&attention), pointer(&rows), pointer(&pages), pointer(&tiles)];
-            // SAFETY: as `Pass` says; the scores of a part fit (`Decoder::tile`).
-            unsafe { d.gpu.launch(&name, grid, ATTENTION_THREADS, shared, arguments)? };
-        }
-        Ok(())
-    }
-
-    fn attention(
-        &self,
-        index: usize,
-        layer: &DeviceLayer,
-        scores: u64,
-        span: usize,
-        listed: u64,
-    ) -> Attention {
-        let d = self.d;
-        Attention {
-            queries: self.work.qkv.address(),
-            stride: layer.qkv.width as i32,
-            out: self.work.attended.address(),
-            heads: d.heads as i32,
-            scale: d.attention_scale,
-            capped: i32::from(d.attention_cap.is_some()),
-            cap: d.attention_cap.unwrap_or(1.0),
-            window: layer.window.map_or(0, |w| w.min(i32::MAX as usize) as i32),
-            layer: index as i32,
-            scores,
-            span: span as i32,
-            listed,
-        }
-    }
-
-    /// Attention of `count` rows for themselves: those that `listed` names, or is 0 for the first ones.
-    fn attend_rows(
-        &self,
-        index: usize,
-        layer: &DeviceLayer,
-        count: usize,
-        listed: u64,
-    ) -> Result<(), CudaError> {
-        let d = self.d;
-        let span = layer.window.map_or(self.span, |w| w.min(self.span));
-        let group = d.heads / d.kv.heads;
-        // Heads of one key head go together if enough thread blocks are left and their scores fit.
-        let together = [8, 4, 2].into_iter().find(|t| {
-            group.is_multiple_of(*t)
-                && count * d.heads / t >= ATTENTION_BLOCKS
-                && d.shared_of(*t, span) <= d.gpu.shared_max() / 2
-        });
-        let heads = together.unwrap_or(1);
-        let fits = d.shared_of(heads, span) <= d.gpu.shared_max();
-        let scores = if fits { 0 } else { self.work.scores.address() };
-        let argument = self.attention(index, layer, scores, span, listed);
-        let shared = d.shared_of(heads, if fits { span } else { 0 });
-        let (rows, pages) = (self.rows_argument(), self.pages());
-        let name = ["og_attend1", "og_attend2", "og_attend4", "og_attend8"][heads.ilog2() as usize];
-        // SAFETY: as `Pass` says; the grid's second dimension is below 65536 because a step has fewer rows.
-        unsafe {
-            d.gpu.launch(
-                name,
-                (d.heads / heads, count, 1),
-                ATTENTION_THREADS,
-                shared,
-                &mut [pointer(&argument), pointer(&rows), pointer(&pages)],
             )
         }
     }

@@ -14,10 +14,12 @@
 //! Besides `kernels` this is the only crate that may contain `unsafe`; every block has its safety argument.
 
 mod arguments;
+mod attend;
 pub mod check;
 mod decoder;
 mod driver;
 mod forward;
+mod product;
 mod profile;
 mod tiling;
 mod weights;

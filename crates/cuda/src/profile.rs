@@ -7,9 +7,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+/// A kernel's name, and the events in front of and behind it.
+type Timed = (String, [sys::CUevent; 2]);
+
 /// Launches with the events in front of and behind them, while somebody wants to know.
 #[derive(Default)]
-pub(crate) struct Profile(Mutex<Option<Vec<(String, [sys::CUevent; 2])>>>);
+pub(crate) struct Profile(Mutex<Option<Vec<Timed>>>);
 
 // SAFETY: events are the driver's handles, usable from any thread.
 unsafe impl Send for Profile {}
