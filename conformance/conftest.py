@@ -13,6 +13,8 @@ from web3 import Web3
 from devnet import ROOT, Devnet
 
 COIN = 10**18
+# A site whose pages may use the shared network.
+ORIGIN = "https://wallet.example"
 SHARED = []
 
 
@@ -28,7 +30,7 @@ def alive():
 @pytest.fixture(scope="session")
 def devnet(tmp_path_factory):
     """The network that most tests share. Killed at the end; how it stops is tested in test_lifecycle.py."""
-    net = Devnet(tmp_path_factory.mktemp("devnet"))
+    net = Devnet(tmp_path_factory.mktemp("devnet"), "--allow-origin", ORIGIN)
     try:
         SHARED.append(net.start())
         yield net

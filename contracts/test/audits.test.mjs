@@ -4,7 +4,7 @@ import test from 'node:test';
 import {
   audit, bond, commit, commitment, court, drawnOf, hash, join, Log, NOBODY, NOTHING, pass, reveal, RULES, step, TURN,
 } from './court.mjs';
-import { Chain, COIN, MIN_STAKE, person, randomness, reverts, SYSTEM, TX_GAS_MAX } from './evm.mjs';
+import { Chain, COIN, MIN_STAKE, person, randomness, RECORD, reverts, SYSTEM, TX_GAS_MAX } from './evm.mjs';
 
 const node = person(1);
 const [ann, ben, cid] = [person(3), person(4), person(5)];
@@ -376,7 +376,7 @@ test('audits: gas', async (t) => {
   const { receipts } = all;
   receipts.add(2);
   await all.log.send(node, 'append', [0, 65536, hash(['uint256'], [1])]);
-  gas.record = (await all.beacon.send(SYSTEM, 'record')).gas;
+  gas.record = (await all.beacon.send(SYSTEM, 'record', RECORD)).gas;
   await all.tick(1);
   gas.commit = (await commit(all, ann, node, 65536, far)).gas;
   pass(all, commitSeconds);

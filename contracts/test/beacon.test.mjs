@@ -1,14 +1,14 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { sha256 } from 'ethers';
-import { Chain, person, randomness, reverts, seeded, SYSTEM } from './evm.mjs';
+import { sha256, toBeHex } from 'ethers';
+import { Chain, person, randomness, RECORD, reverts, seeded, SYSTEM } from './evm.mjs';
 import { claim, leafOf, merklePath, merkleRoot } from './court.mjs';
 
 test('beacon: the chain records the randomness and time of each block', async () => {
   const chain = await Chain.create();
   const beacon = await chain.deploy('Beacon');
-  await reverts(beacon.send(person(1), 'record'), 'OnlySystem');
-  await beacon.send(SYSTEM, 'record');
+  await reverts(beacon.send(person(1), 'record', RECORD), 'OnlySystem');
+  await beacon.send(SYSTEM, 'record', RECORD);
   const [block, time] = [chain.number, chain.time];
   assert.equal(await beacon.read('randomness', block), randomness(block));
   assert.equal(await beacon.read('timeOf', block), time);
@@ -21,16 +21,107 @@ test('beacon: the chain records the randomness and time of each block', async ()
 test('beacon: an entry lasts 8192 blocks', async () => {
   const chain = await Chain.create();
   const beacon = await chain.deploy('Beacon');
-  await beacon.send(SYSTEM, 'record');
+  await beacon.send(SYSTEM, 'record', RECORD);
   const block = chain.number;
   chain.number = block + 8190n;
-  await beacon.send(SYSTEM, 'record');
+  await beacon.send(SYSTEM, 'record', RECORD);
   assert.equal(await beacon.read('randomness', block), randomness(block));
   chain.number = block + 8191n;
-  const { gas } = await beacon.send(SYSTEM, 'record');
+  const { gas } = await beacon.send(SYSTEM, 'record', RECORD);
   await reverts(beacon.read('randomness', block), 'NotRecorded', [block]);
   assert.equal(await beacon.read('randomness', block + 8192n), randomness(block + 8192n));
-  assert.ok(gas < 60_000n, `${gas}`);
+  assert.ok(gas < 200_000n, `${gas}`);
+});
+
+// A beacon with blocks by the given proposers; returns what `ask(block)` says about seeds.
+async function beaconOf(needed) {
+  const chain = await Chain.create();
+  const beacon = await chain.deploy('Beacon');
+  const propose = async (proposer, set = 0, n = needed) => {
+    await beacon.send(SYSTEM, 'record', [toBeHex(proposer + 1, 32), n, set]);
+    return chain.number;
+  };
+  return { chain, beacon, propose };
+}
+
+test('beacon: a seed is known only after f+1 different proposers', async () => {
+  const { beacon, propose } = await beaconOf(3);
+  await propose(0);
+  await propose(1);
+  const last = await propose(2);
+  const committed = await propose(9);
+  // One party has seven turns in a row with two keys: it knows all their signatures, but they give no seed.
+  await propose(8);
+  const end = await propose(7);
+  assert.equal(await beacon.read('seedBlock', last), end);
+  for (let i = 0; i < 7; i++) await propose(7 + (i % 2));
+  for (const block of [committed, end]) {
+    await reverts(beacon.read('seed', block), 'SeedNotReady', [block]);
+    assert.equal(await beacon.read('seedBlock', block), 0n);
+  }
+  const third = await propose(0);
+  for (const block of [committed, end]) {
+    assert.equal(await beacon.read('seedBlock', block), third);
+    assert.equal(await beacon.read('seed', block), randomness(third));
+  }
+  // What was fixed within a round waits for the end of the next one, because the round's first turns are known.
+  const within = third - 1n;
+  await reverts(beacon.read('seed', third), 'SeedNotReady', [third]);
+  await reverts(beacon.read('seed', within), 'NotRecorded', [within]);
+});
+
+test('beacon: what changes sides with the set is counted once', async () => {
+  const { beacon, propose } = await beaconOf(2);
+  await propose(0);
+  const committed = await propose(1);
+  await propose(5, 0);
+  // The set changes, and the same party is back under another key: the count begins again.
+  await propose(6, 1);
+  await reverts(beacon.read('seed', committed), 'SeedNotReady', [committed]);
+  const end = await propose(7, 1);
+  assert.equal(await beacon.read('seedBlock', committed), end);
+});
+
+test('beacon: seeds come after their block, from enough proposers, whatever the order of turns', async () => {
+  for (const seed of [1, 2, 3]) {
+    const random = seeded(seed);
+    const { beacon, propose } = await beaconOf(0);
+    const blocks = [];
+    let set = 0;
+    let n = 4 + random(7);
+    for (let i = 0; i < 150; i++) {
+      if (random(25) === 0) [set, n] = [set + 1, 4 + random(7)];
+      const proposer = random(n);
+      const needed = Math.floor((n - 1) / 3) + 1;
+      blocks.push({ number: await propose(proposer, set, needed), proposer, set, needed });
+    }
+    let known = 0;
+    for (const [i, { number }] of blocks.entries()) {
+      const at = await beacon.read('seedBlock', number);
+      if (at === 0n) {
+        await reverts(beacon.read('seed', number), 'SeedNotReady', [number]);
+        continue;
+      }
+      known++;
+      assert.equal(await beacon.read('seed', number), randomness(at));
+      const end = blocks.findIndex((b) => b.number === at);
+      const { set: last, needed } = blocks[end];
+      const counted = blocks.slice(i + 1, end + 1).filter((b) => b.set === last).map((b) => b.proposer);
+      assert.ok(new Set(counted).size >= needed, `block ${number}: ${counted}`);
+    }
+    assert.ok(known > 100, `${known}`);
+  }
+});
+
+test('beacon: a seed lasts as long as its block, also when every block ends a round', async () => {
+  const { chain, beacon, propose } = await beaconOf(1);
+  const first = await propose(0);
+  const second = await propose(0);
+  for (let i = 0; i < 300; i++) await propose(0);
+  assert.equal(await beacon.read('seed', first), randomness(second));
+  chain.number = first + 8191n;
+  await propose(0);
+  await reverts(beacon.read('seed', first), 'NotRecorded', [first]);
 });
 
 test('merkle log: every leaf of every tree up to 40 leaves', async () => {

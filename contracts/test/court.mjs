@@ -1,6 +1,6 @@
 // All contracts of escrow, audits and disputes, deployed as in genesis, with a mock of the referee.
 import { AbiCoder, getCreateAddress, keccak256, sha256, toBeHex, TypedDataEncoder, Wallet } from 'ethers';
-import { Chain, COIN, MIN_STAKE, person, SYSTEM } from './evm.mjs';
+import { Chain, COIN, MIN_STAKE, person, RECORD, SYSTEM } from './evm.mjs';
 
 const coder = AbiCoder.defaultAbiCoder();
 const REFEREE = '0x0000000000000000000000000000000000000a03';
@@ -112,8 +112,9 @@ export async function court(rules = {}) {
     if (all[name].address.toLowerCase() !== at[name].toLowerCase()) throw new Error(`${name} is at another address`);
   }
   // Events of any of them are decoded with all ABIs.
+  // One validator that proposes all blocks: the seed for a block is the randomness of the next one.
   all.tick = async (blocks = 1) => {
-    for (let i = 0; i < blocks; i++) await all.beacon.send(SYSTEM, 'record');
+    for (let i = 0; i < blocks; i++) await all.beacon.send(SYSTEM, 'record', RECORD);
   };
   return all;
 }

@@ -24,6 +24,9 @@ const EVENTS = new Interface(Object.values(ARTIFACTS).flatMap((a) => a.abi.filte
 /** `prevrandao` of a block in tests. */
 export const randomness = (number) => keccak256(toBeHex(number, 32));
 
+/** What the chain of a single validator tells the beacon. */
+export const RECORD = [toBeHex(1, 32), 1, 0];
+
 /** A deterministic test address. */
 export const person = (n) => toBeHex(0xa0000000n + BigInt(n), 20);
 

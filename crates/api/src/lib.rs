@@ -10,6 +10,7 @@
 //! **What you may not do here.** Name the engine, the ledger or consensus.
 
 mod error;
+pub mod http;
 mod listen;
 pub mod openai;
 pub mod ports;
@@ -19,4 +20,4 @@ pub mod tlog;
 
 pub use error::ApiError;
 pub use listen::bind;
-pub use serve::{Server, serve};
+pub use serve::{Server, serve, serve_with};

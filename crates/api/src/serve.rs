@@ -1,5 +1,6 @@
 //! Serving a router over HTTP/1.1: bounded connections, deadlines for slow clients, an orderly end.
 
+use crate::http::{BrowserLayer, BrowserRules};
 use axum::{Router, body::Body, extract::Request};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -52,13 +53,23 @@ impl Drop for Server {
     }
 }
 
-/// Serves `router` on `listener`.
+/// Serves `router` on `listener`, for loopback names and the listening address, and for no web page.
 ///
 /// # Errors
 /// When the listener cannot be used by the runtime.
 pub fn serve(listener: TcpListener, router: Router) -> io::Result<Server> {
+    serve_with(listener, router, BrowserRules::default())
+}
+
+/// Serves `router` on `listener`, for what `rules` allow and the listening address.
+///
+/// # Errors
+/// When the listener cannot be used by the runtime.
+pub fn serve_with(listener: TcpListener, router: Router, rules: BrowserRules) -> io::Result<Server> {
+    let rules = rules.listening_on(listener.local_addr()?);
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let router = router.layer(RequestBodyTimeoutLayer::new(BODY_PAUSE_MAX));
+    // Outermost: what a page may not send is not even read.
+    let router = router.layer(RequestBodyTimeoutLayer::new(BODY_PAUSE_MAX)).layer(BrowserLayer::new(rules));
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn(accept(listener, router, stopped));
     Ok(Server { stop, task })
@@ -163,7 +174,7 @@ mod tests {
     async fn a_client_that_sends_no_more_of_its_body_is_given_up() {
         let (_server, address) = start();
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc").await.unwrap();
+        stream.write_all(b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\nabc").await.unwrap();
         let began = Instant::now();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();

@@ -272,8 +272,7 @@ impl Run {
             input.randomness,
         );
         let mut evm = evm(CacheDB::new(parent.view()), params, ledger.genesis, env, |_| {});
-        let committee = parent.validators().commitment();
-        system::begin_block(&mut evm, params, parent.hash(), committee, &input.turn)?;
+        system::begin_block(&mut evm, params, parent.hash(), parent.validators(), &input.turn)?;
         Ok(Self { evm, gas_limit: params.gas_limit, base_fee, gas_used: 0, results: Results::default() })
     }
 

@@ -95,8 +95,7 @@ impl Ledger {
         // The system calls of a block, without those that count validators' turns.
         let params = ChainParams { staking: None, beacon: None, ..*self.params() };
         let mut before = evm(&mut *db, &params, self.genesis(), env.clone(), |_| {});
-        let committee = at.validators().commitment();
-        begin_block(&mut before, &params, parent_hash, committee, &Turn::default())?;
+        begin_block(&mut before, &params, parent_hash, at.validators(), &Turn::default())?;
         drop(before);
         let mut run = Simulation {
             gas_used: 0,

@@ -22,7 +22,7 @@ use types::{FixedBytes, Validator, ValidatorSet};
 sol! {
     struct ActiveValidator { address operator; bytes32 peer; bytes vote; }
     struct Reward { address to; uint256 amount; }
-    function record() external;
+    function record(bytes32 proposer, uint64 needed, uint64 set) external;
     function beginBlock(uint256 proposer, uint256[] calldata missed) external;
     function endEpoch() external returns (ActiveValidator[] memory next, Reward[] memory rewards);
 }
@@ -56,13 +56,18 @@ pub(crate) fn begin_block<DB: Database<Error = LedgerError> + DatabaseCommit>(
     evm: &mut OgEvm<DB>,
     params: &ChainParams,
     parent_hash: B256,
-    validators: B256,
+    validators: &ValidatorSet,
     turn: &Turn,
 ) -> Result<(), LedgerError> {
     call(evm, HISTORY_STORAGE_ADDRESS, parent_hash.into())?;
-    call(evm, BEACON_ROOTS_ADDRESS, validators.into())?;
+    call(evm, BEACON_ROOTS_ADDRESS, validators.commitment().into())?;
     if let Some(beacon) = params.beacon {
-        call(evm, beacon, recordCall {}.abi_encode().into())?;
+        // A draw needs one more proposer than may be dishonest.
+        let needed = validators.faults() as u64 + 1;
+        let member = usize::try_from(turn.proposer).ok().and_then(|i| validators.members.get(i));
+        let proposer = member.map(|v| v.peer).unwrap_or_default();
+        let record = recordCall { proposer, needed, set: validators.epoch };
+        call(evm, beacon, record.abi_encode().into())?;
     }
     if let Some(staking) = params.staking {
         let missed = turn.missed.iter().map(|i| U256::from(*i)).collect();

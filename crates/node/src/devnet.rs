@@ -8,11 +8,10 @@ use crate::{
     network_file::{NetworkFile, Peer},
     node::{self, Node, NodeConfig},
     proxy::{self, RunningProxy},
-    trust_rules::TrustRules,
     validator::{self, Keys, Running, Setup},
 };
 use anyhow::{Context as _, ensure};
-use api::rpc::RpcConfig;
+use api::{http::BrowserRules, rpc::RpcConfig};
 use client::proxy::{Payer, ProxyConfig, Replicas};
 use engine::{Engine, EngineConfig, Model};
 use ledger::{Retention, SNAPSHOT_BLOCKS};
@@ -95,6 +94,7 @@ fn url(listener: &TcpListener) -> anyhow::Result<String> {
 /// Starts a network.
 pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
     let began = Instant::now();
+    let rules = args.browser.rules()?;
     let sockets = Sockets::bind(args)?;
     let model = crate::commands::load_model(args.model.as_deref())?;
     let temporary = match &args.data {
@@ -134,13 +134,13 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
             retention: Retention::Full,
             snapshot_every: SNAPSHOT_BLOCKS,
             rpc,
-            rpc_config: RpcConfig::default(),
+            rpc_config: RpcConfig { browser: rules.clone(), ..RpcConfig::default() },
         };
         devnet.validators.push(validator::start(setup, &file).with_context(|| format!("validator {i}"))?);
     }
     devnet.wait_for_blocks().await?;
     let node_urls = sockets.nodes.iter().map(url).collect::<anyhow::Result<Vec<_>>>()?;
-    devnet.start_nodes(&dir, &model, sockets.nodes, &rpc_urls).await?;
+    devnet.start_nodes(&dir, &model, sockets.nodes, &rpc_urls, &rules).await?;
     let auditors = devnet.start_auditors(&dir, &model, args.auditors, &rpc_urls).await?;
     let proxy_url = url(&sockets.proxy)?;
     // The proxy's user is the last of the well-known accounts.
@@ -154,7 +154,7 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
         idle_max: Duration::from_secs(120),
         replicas: Replicas::default(),
     };
-    let running = proxy::start(config, sockets.proxy).await?;
+    let running = proxy::start(config, sockets.proxy, rules.clone()).await?;
     let paying = running.proxy.clone();
     tokio::spawn(async move {
         if let Err(e) = paying.fill_pockets().await {
@@ -212,7 +212,7 @@ fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Resul
         let saved = NetworkFile::read(&path)?;
         let n = &saved.network;
         let same = (n.chain_id, n.block_time_ms, n.epoch_blocks, n.validators.len())
-            == (args.chain_id, args.block_time, args.epoch_blocks, usize::from(args.validators));
+            == (args.chain_id, args.block_time, args.epoch(), usize::from(args.validators));
         ensure!(
             same,
             "the folder {} holds a network with --chain-id {} --block-time {} --epoch-blocks {} --validators {}; start it \
@@ -222,6 +222,13 @@ fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Resul
             n.block_time_ms,
             n.epoch_blocks,
             n.validators.len()
+        );
+        let trust = args.trust();
+        ensure!(
+            (n.window_seconds, n.game_seconds) == (trust.window_seconds, trust.game_seconds()),
+            "the folder {} holds a network with other --rules or another --time-scale: disputes take {} s there",
+            dir.display(),
+            n.window_seconds
         );
         return Ok(saved);
     }
@@ -248,12 +255,12 @@ fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Resul
     let new = NewNetwork {
         chain_id: args.chain_id,
         block_time_ms: args.block_time,
-        epoch_blocks: args.epoch_blocks,
+        epoch_blocks: args.epoch(),
         timestamp: crate::inference::now_ms() / 1000,
         validators,
         funded,
-        staking: genesis::staking_rules(),
-        trust: TrustRules::devnet(),
+        staking: genesis::scaled_staking(genesis::staking_rules(), args.time_scale),
+        trust: args.trust(),
     };
     let (genesis, network) = new.build()?;
     // The peers' ports change from run to run, so they are not in this file.
@@ -295,6 +302,7 @@ impl Devnet {
         model: &Arc<Model>,
         listeners: Vec<TcpListener>,
         rpc_urls: &[String],
+        rules: &BrowserRules,
     ) -> anyhow::Result<()> {
         let mut starting = tokio::task::JoinSet::new();
         for (i, listener) in listeners.into_iter().enumerate() {
@@ -306,6 +314,7 @@ impl Devnet {
                 price_input: PRICE_INPUT,
                 price_output: PRICE_OUTPUT,
                 require_payment: false,
+                browser: rules.clone(),
             };
             let engine =
                 Engine::new(model.clone(), EngineConfig { kv_bytes: KV_BYTES, ..EngineConfig::default() })?;

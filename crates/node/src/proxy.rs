@@ -1,6 +1,6 @@
 //! The client proxy as a server.
 
-use api::Server;
+use api::{Server, http::BrowserRules};
 use client::proxy::{Proxy, ProxyConfig};
 use std::{net::TcpListener, sync::Arc};
 
@@ -11,8 +11,12 @@ pub(crate) struct RunningProxy {
 }
 
 /// Connects to the network and serves on `listener`.
-pub(crate) async fn start(config: ProxyConfig, listener: TcpListener) -> anyhow::Result<RunningProxy> {
+pub(crate) async fn start(
+    config: ProxyConfig,
+    listener: TcpListener,
+    rules: BrowserRules,
+) -> anyhow::Result<RunningProxy> {
     let proxy = Proxy::connect(config).await?;
-    let server = api::serve(listener, proxy.router())?;
+    let server = api::serve_with(listener, proxy.router(), rules)?;
     Ok(RunningProxy { proxy, server })
 }

@@ -46,8 +46,15 @@ pub(crate) struct TrustRules {
     pub(crate) move_seconds: u64,
     /// Time after an answer in which it can be disputed, and its payment waits.
     pub(crate) window_seconds: u64,
+    /// Time before a node or an auditor can withdraw its stake.
+    pub(crate) unbonding_seconds: u64,
     /// Fewest jurors that must vote.
     pub(crate) jurors_min: u64,
+}
+
+/// A duration in a network whose time runs `scale` times as fast: at least 1, since no rule works with none.
+pub(crate) fn scaled(duration: u64, scale: u64) -> u64 {
+    (duration / scale.max(1)).max(1)
 }
 
 impl TrustRules {
@@ -60,6 +67,7 @@ impl TrustRules {
             commit_seconds: 3_600,
             move_seconds: 3_600,
             window_seconds: 24 * 3_600,
+            unbonding_seconds: UNBONDING_SECONDS,
             jurors_min: 15,
         }
     }
@@ -76,6 +84,31 @@ impl TrustRules {
         }
     }
 
+    /// The same rules with every duration divided by `scale`; stakes, rates, bonds and numbers of jurors stay.
+    pub(crate) fn scaled(self, scale: u64) -> Self {
+        // Every field is named, so that a new duration cannot be forgotten here.
+        let Self {
+            node_stake,
+            auditor_stake,
+            rates,
+            commit_seconds,
+            move_seconds,
+            window_seconds,
+            unbonding_seconds,
+            jurors_min,
+        } = self;
+        Self {
+            node_stake,
+            auditor_stake,
+            rates,
+            commit_seconds: scaled(commit_seconds, scale),
+            move_seconds: scaled(move_seconds, scale),
+            window_seconds: scaled(window_seconds, scale),
+            unbonding_seconds: scaled(unbonding_seconds, scale),
+            jurors_min,
+        }
+    }
+
     /// Longest game: both parties take all their time for every move.
     pub(crate) fn game_seconds(&self) -> u64 {
         MOVES_MAX * self.move_seconds
@@ -87,11 +120,11 @@ impl TrustRules {
 
     pub(crate) fn nodes(&self, c: &SystemContracts) -> Vec<u8> {
         let stake = Self::wei(self.node_stake);
-        (c.model_registry, stake, UNBONDING_SECONDS, c.disputes, c.jury).abi_encode_params()
+        (c.model_registry, stake, self.unbonding_seconds, c.disputes, c.jury).abi_encode_params()
     }
 
     pub(crate) fn auditors(&self, c: &SystemContracts) -> Vec<u8> {
-        (Self::wei(self.auditor_stake), UNBONDING_SECONDS, c.audits, c.jury).abi_encode_params()
+        (Self::wei(self.auditor_stake), self.unbonding_seconds, c.audits, c.jury).abi_encode_params()
     }
 
     pub(crate) fn audits(&self, c: &SystemContracts) -> Vec<u8> {
@@ -146,5 +179,30 @@ impl TrustRules {
         let window = self.window_seconds;
         (c.receipt_log, c.disputes, c.jury, c.audits, window, window, U256::from(AUDIT_PERMILLE))
             .abi_encode_params()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_scale_divides_durations_and_nothing_else() {
+        let network = TrustRules::network();
+        assert_eq!(network.scaled(1), network);
+        let fast = network.scaled(240);
+        assert_eq!(
+            (fast.commit_seconds, fast.move_seconds, fast.window_seconds, fast.unbonding_seconds),
+            (15, 15, 360, 2520)
+        );
+        let slow_again = TrustRules {
+            commit_seconds: network.commit_seconds,
+            move_seconds: network.move_seconds,
+            window_seconds: network.window_seconds,
+            unbonding_seconds: network.unbonding_seconds,
+            ..fast
+        };
+        assert_eq!(slow_again, network);
+        assert_eq!((scaled(10, 1000), scaled(10, 0)), (1, 10));
     }
 }

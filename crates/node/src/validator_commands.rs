@@ -3,7 +3,8 @@
 use crate::{
     cli::{GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand},
     commands::{stop_signal, watch},
-    genesis::{COIN, NewNetwork, staking_rules},
+    court::call_of,
+    genesis::{COIN, NewNetwork, scaled_epoch, scaled_staking, staking_rules},
     network_file::{NetworkFile, Peer},
     output::outln,
     sync,
@@ -13,12 +14,16 @@ use crate::{
 use alloy_sol_types::SolCall;
 use anyhow::{Context as _, ensure};
 use api::rpc::RpcConfig;
-use client::{Account, RpcClient, contracts::Staking};
+use client::{RpcClient, contracts::Staking};
 use ledger::Retention;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::io::IsTerminal as _;
+use std::{io::IsTerminal as _, sync::Arc, time::Duration};
 use types::{Address, U256, ValidatorKey};
+use wallet::{Account, Config, Wallet};
+
+/// How long a command tries before it says that it has failed.
+const COMMAND_MAX: Duration = Duration::from_secs(60);
 
 /// What others need to know of a validator.
 #[derive(Serialize, Deserialize)]
@@ -84,12 +89,12 @@ fn genesis(args: &GenesisArgs) -> anyhow::Result<()> {
     let (genesis, network) = NewNetwork {
         chain_id: args.chain_id,
         block_time_ms: args.block_time,
-        epoch_blocks: args.epoch_blocks,
+        epoch_blocks: scaled_epoch(args.epoch_blocks, args.time_scale),
         timestamp: crate::inference::now_ms() / 1000,
         validators: members.iter().map(|m| (m.operator, m.key.clone())).collect(),
         funded,
-        staking,
-        trust: TrustRules::network(),
+        staking: scaled_staking(staking, args.time_scale),
+        trust: TrustRules::network().scaled(args.time_scale),
     }
     .build()?;
     let hash = genesis.execute(&network)?.hash();
@@ -132,7 +137,11 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         retention: if args.archive { Retention::Archive } else { Retention::Full },
         snapshot_every: args.snapshot_every,
         rpc,
-        rpc_config: RpcConfig { debug: args.rpc_debug, ..RpcConfig::default() },
+        rpc_config: RpcConfig {
+            debug: args.rpc_debug,
+            browser: args.browser.rules()?,
+            ..RpcConfig::default()
+        },
     };
     let running = validator::start(setup, &file)?;
     outln!(
@@ -181,10 +190,10 @@ async fn send(args: &StakingArgs, value: U256, call: impl SolCall) -> anyhow::Re
     let keys = Keys::open(&args.data)?;
     let rpc = RpcClient::new(&args.rpc);
     let network = rpc.network().await?.network;
-    let account = Account::new(keys.operator)?;
-    let (to, data) = (network.contracts.staking, call.abi_encode().into());
-    account.send(&rpc, network.chain_id, to, value, data).await?;
-    Ok(account.address())
+    let config = Config::new(Account::new(keys.operator)?, network.chain_id).patient_for(COMMAND_MAX);
+    let wallet = Wallet::open(config, Arc::new(rpc))?;
+    wallet.send(call_of(network.contracts.staking, &call).with_value(value)).await?;
+    Ok(wallet.address())
 }
 
 async fn act(args: &StakingArgs, call: impl SolCall, what: &str) -> anyhow::Result<()> {

@@ -68,10 +68,14 @@ impl ValidatorSet {
         B256::from_slice(&Sha256::digest(one))
     }
 
-    /// Votes needed for a certificate: n - f with f = (n-1)/3.
+    /// Votes needed for a certificate: n - [`faults`](Self::faults).
     pub fn quorum(&self) -> usize {
-        let n = self.members.len();
-        n - n.saturating_sub(1) / 3
+        self.members.len() - self.faults()
+    }
+
+    /// Members that may be dishonest or away without harm: (n-1)/3.
+    pub fn faults(&self) -> usize {
+        self.members.len().saturating_sub(1) / 3
     }
 }
 

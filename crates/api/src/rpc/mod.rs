@@ -15,6 +15,7 @@ mod txpool;
 
 use crate::{
     ApiError,
+    http::{BrowserLayer, BrowserRules},
     ports::{Chain, ChainEvent},
 };
 use jsonrpsee::{
@@ -23,10 +24,9 @@ use jsonrpsee::{
 };
 use std::{net::TcpListener, sync::Arc};
 use tokio::sync::broadcast::{self, error::RecvError};
-use tower_http::cors::CorsLayer;
 
 /// Bounds of the server.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RpcConfig {
     /// Longest request in bytes.
     pub request_bytes_max: u32,
@@ -40,6 +40,8 @@ pub struct RpcConfig {
     pub subscriptions_max: u32,
     /// Serve `debug_` methods. They can keep a core and much memory busy: only for people one knows.
     pub debug: bool,
+    /// Hosts and pages that are answered, besides loopback names and the listening address.
+    pub browser: BrowserRules,
 }
 
 impl Default for RpcConfig {
@@ -51,6 +53,7 @@ impl Default for RpcConfig {
             connections_max: 200,
             subscriptions_max: 64,
             debug: true,
+            browser: BrowserRules::default(),
         }
     }
 }
@@ -84,9 +87,11 @@ impl RpcServer {
 /// [`ApiError::Rpc`] when the server cannot be set up.
 pub fn serve(listener: TcpListener, chain: Arc<dyn Chain>, config: RpcConfig) -> Result<RpcServer, ApiError> {
     let failed = |e: &dyn std::fmt::Display| ApiError::Rpc(e.to_string());
+    let address = listener.local_addr().map_err(|e| failed(&e))?;
+    let browser = BrowserLayer::new(config.browser.clone().listening_on(address));
     let events = chain.events();
     let filters = Arc::new(filters::Filters::default());
-    let mut module = RpcModule::new(Backend { chain, filters: filters.clone(), config });
+    let mut module = RpcModule::new(Backend { chain, filters: filters.clone(), config: config.clone() });
     for register in [
         eth::register,
         fees::register,
@@ -111,7 +116,7 @@ pub fn serve(listener: TcpListener, chain: Arc<dyn Chain>, config: RpcConfig) ->
         .build();
     let server = ServerBuilder::new()
         .set_config(server_config)
-        .set_http_middleware(tower::ServiceBuilder::new().layer(CorsLayer::permissive()))
+        .set_http_middleware(tower::ServiceBuilder::new().layer(browser))
         .build_from_tcp(listener)
         .map_err(|e| failed(&e))?;
     let handle = server.start(module);

@@ -6,10 +6,7 @@ use super::{
 };
 use alloy_sol_types::{SolEvent as _, SolValue as _};
 use anyhow::Context as _;
-use client::{
-    ClientError,
-    contracts::{Auditors, Audits, Disputes, Jury, ReceiptLog},
-};
+use client::contracts::{Auditors, Audits, Disputes, Jury, ReceiptLog};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use referee::Opening;
 use serde::{Deserialize, Serialize};
@@ -160,7 +157,8 @@ impl Rounds {
             }
             let (bench, db, revealing) = (self.bench.clone(), self.db.clone(), self.revealing.clone());
             tokio::spawn(async move {
-                if let Err(e) = reveal_one(&bench, &db, round).await {
+                let until = round.commit_until + reveal_seconds;
+                if let Err(e) = reveal_one(&bench, &db, round, until).await {
                     warn!(node = %key.0, size = key.1, "verdicts: {e:#}");
                 }
                 revealing.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
@@ -219,7 +217,8 @@ async fn begin(
     // As words: a list of bytes would be encoded as a byte string.
     let words: Vec<U256> = round.verdicts.iter().map(|v| U256::from(*v)).collect();
     let hash = keccak256((bench.me(), node, size, round.indices.clone(), words, salt).abi_encode_params());
-    bench.court.send(contracts.audits, U256::ZERO, Audits::commitCall { node, size, hash }).await?;
+    let call = Audits::commitCall { node, size, hash };
+    bench.court.send_by(batch.commitUntil, contracts.audits, U256::ZERO, call).await?;
     info!(%node, size, receipts = round.indices.len(), "committed to verdicts");
     Ok(true)
 }
@@ -241,14 +240,14 @@ fn drop_round(db: &Database, round: &Round) -> anyhow::Result<()> {
 }
 
 /// Reveals verdicts and takes faults to their judges.
-async fn reveal_one(bench: &Bench, db: &Database, round: Round) -> anyhow::Result<()> {
+async fn reveal_one(bench: &Bench, db: &Database, round: Round, until: u64) -> anyhow::Result<()> {
     let audits = bench.court.network.contracts.audits;
     let Round { node, size, indices, verdicts, salt, .. } = round.clone();
     let call = Audits::revealCall { node, size, indices, verdicts, salt };
-    match bench.court.send(audits, U256::ZERO, call).await {
+    match bench.court.send_by(until, audits, U256::ZERO, call).await {
         Ok(_) => info!(%node, size, "revealed verdicts"),
         // It is tried again.
-        Err(e @ ClientError::Unreachable { .. }) => return Err(e.into()),
+        Err(e) if !e.is_revert() => return Err(e.into()),
         Err(e) => {
             drop_round(db, &round)?;
             return Err(anyhow::Error::from(e).context("they were refused"));

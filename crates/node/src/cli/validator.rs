@@ -1,3 +1,4 @@
+use super::BrowserArgs;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -53,7 +54,7 @@ pub(crate) struct GenesisArgs {
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=60_000))]
     pub(crate) block_time: u64,
     /// Number of blocks after which the set of validators may change.
-    #[arg(long, default_value_t = 14_400, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
+    #[arg(long, default_value_t = crate::genesis::EPOCH_BLOCKS, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
     pub(crate) epoch_blocks: u64,
     /// EIP-155 chain id, the one given to `og validator init`.
     #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
@@ -64,6 +65,10 @@ pub(crate) struct GenesisArgs {
     /// Most validators at once.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=128))]
     pub(crate) validators_max: u32,
+    /// Divide every duration of the rules by this, also those that other flags give: for trying a network out in minutes. Stakes, rates,
+    /// bonds and numbers of jurors stay as they are, and so does the time between blocks.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) time_scale: u64,
     /// Where to write the network file.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
@@ -108,6 +113,8 @@ pub(crate) struct RunArgs {
     /// In a fresh folder: take the state of a recent block from the node with this JSON-RPC instead of executing the whole chain.
     #[arg(long, value_name = "URL")]
     pub(crate) sync: Option<String>,
+    #[command(flatten)]
+    pub(crate) browser: BrowserArgs,
 }
 
 #[derive(Debug, Args)]
