@@ -115,7 +115,7 @@ struct Entry {
     void (*run)(void **);
 };
 #define ENTRY(name) {#name, [](void **args) { unpack_call(name, args); }}
-#define ENTRIES(f) ENTRY(og_few8_##f), ENTRY(og_few16_##f), ENTRY(og_batch_##f), ENTRY(og_prompt_##f)
+#define ENTRIES(f) ENTRY(og_few8_##f), ENTRY(og_few16_##f), ENTRY(og_batch_##f), ENTRY(og_wide_##f), ENTRY(og_prompt_##f)
 static const Entry entries[] = {ENTRY(og_repack_values), ENTRY(og_repack_scales), ENTRY(og_embed), ENTRY(og_norm_quantise),
     ENTRY(og_norm_add), ENTRY(og_quantise), ENTRY(og_gate_quantise), ENTRY(og_softcap), ENTRY(og_choose), ENTRY(og_rotate_store), ENTRY(og_attend1),
     ENTRY(og_attend2), ENTRY(og_attend4), ENTRY(og_attend8), ENTRY(og_attend_tile16), ENTRY(og_attend_tile32), ENTRY(og_attend_tile64), ENTRY(og_attend_tile128),
@@ -182,6 +182,15 @@ API cuEventRecord(void *, void *) { return 0; }
 API cuEventSynchronize(void *) { return 0; }
 API cuEventElapsedTime_v2(float *ms, void *, void *) { return *ms = 1, 0; }
 API cuEventDestroy_v2(void *) { return 0; }
+struct LaunchConfig {
+    u32 gx, gy, gz, bx, by, bz, shared;
+    void *stream, *attributes;
+    u32 count;
+};
+API cuLaunchKernel(void *f, u32 gx, u32 gy, u32 gz, u32 bx, u32, u32, u32 shared, void *, void **args, void **);
+API cuLaunchKernelEx(const LaunchConfig *c, void *f, void **args, void **extra) {
+    return cuLaunchKernel(f, c->gx, c->gy, c->gz, c->bx, 1, 1, c->shared, 0, args, extra);
+}
 API cuLaunchKernel(void *f, u32 gx, u32 gy, u32 gz, u32 bx, u32, u32, u32 shared, void *, void **args, void **) {
     std::lock_guard<std::mutex> lock(mutex);
     if (!gx || !gy || !gz || !bx || bx > FIBRES || gy > 65535 || gz > 65535) return 1;

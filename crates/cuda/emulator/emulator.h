@@ -25,6 +25,7 @@ void warp_barrier();
 u32 (*warp_words())[8];
 
 #define DEVICE static inline
+#define DEVICE_MEMBER inline
 #define KERNEL extern "C" void
 #define BOUNDS(threads, blocks)
 #define UNROLL
@@ -82,12 +83,13 @@ DEVICE float warp_xor(float x, int lanes) {
 DEVICE int byte_of(u32 word, int i) { return (signed char)(word >> (8 * i)); }
 
 // As PTX describes the fragments: A row g (or g+8), bytes 4c.. (or 16+4c..); B column g; C rows g, g+8, columns 2c, 2c+1.
-DEVICE void mma_k32(int *out, const u32 *a, const u32 *b) {
+DEVICE void mma_k32(int *out, const u32 *a, const u32 *b, int start) {
     const int g = lane_id() >> 2, c = lane_id() & 3;
     const u32 mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     exchange(mine, 6, [&](u32(*w)[8]) {
         for (int e = 0; e < 4; e++) {
             int row = g + (e >> 1) * 8, column = 2 * c + (e & 1);
+            out[e] = start;
             for (int k = 0; k < 32; k++) {
                 int x = byte_of(w[(row & 7) * 4 + (k & 15) / 4][(row >> 3) + 2 * (k >> 4)], k & 3);
                 int y = byte_of(w[column * 4 + (k & 15) / 4][4 + (k >> 4)], k & 3);
@@ -102,12 +104,14 @@ DEVICE void mma_k16(int *out, const u32 *a, u32 b) {
     exchange(mine, 3, [&](u32(*w)[8]) {
         for (int e = 0; e < 4; e++) {
             int row = g + (e >> 1) * 8, column = 2 * c + (e & 1);
+            out[e] = 0;
             for (int k = 0; k < 16; k++)
                 out[e] += byte_of(w[(row & 7) * 4 + k / 4][row >> 3], k & 3) * byte_of(w[column * 4 + k / 4][2], k & 3);
         }
     });
 }
 
+DEVICE void wait_for_previous() {}
 DEVICE void copy_16(void *shared, const void *from) { memcpy(shared, from, 16); }
 DEVICE void copy_group() {}
 template <int N> static inline void copy_wait() {}

@@ -31,9 +31,11 @@ template <int F, int NT, int U, int W> DEVICE void few(const Matrix &m, const Ac
         UNROLL for (int n = 0; n < NT; n++) b[u][n] = uint2{0, 0};
     }
     // What a warp has used up it loads again for the next turn at once, so that loads are always under way.
-    auto load = [&](int u, int block) {
+    auto load_w = [&](int u, int block) {
+        if (block < m.blocks) w[u] = load_weights<F>(m, panel, block, lane);
+    };
+    auto load_x = [&](int u, int block) {
         if (block >= m.blocks) return;
-        w[u] = load_weights<F>(m, panel, block, lane);
         UNROLL for (int n = 0; n < NT; n++) {
             size_t at = (size_t)n * m.blocks + block;
             // Tokens that are not there stay 0.
@@ -42,7 +44,9 @@ template <int F, int NT, int U, int W> DEVICE void few(const Matrix &m, const Ac
             if (F == Q4_K) s[u][n] = *(const float2 *)(x.sum + at * 8 + 2 * c);
         }
     };
-    UNROLL for (int u = 0; u < U; u++) load(u, warp * U + u);
+    UNROLL for (int u = 0; u < U; u++) load_w(u, warp * U + u);
+    wait_for_previous();
+    UNROLL for (int u = 0; u < U; u++) load_x(u, warp * U + u);
     float acc = 0.0f;
     int buffer = 0;
     for (int first = 0; first < m.blocks; first += TURN, buffer ^= 1) {
@@ -67,7 +71,8 @@ template <int F, int NT, int U, int W> DEVICE void few(const Matrix &m, const Ac
                     }
                 }
             }
-            load(u, first + TURN + warp * U + u);
+            load_w(u, first + TURN + warp * U + u);
+            load_x(u, first + TURN + warp * U + u);
         }
         // Two buffers: whoever writes this one again has met the adding threads at the next barrier.
         __syncthreads();
@@ -103,39 +108,80 @@ template <int F, int MR, int NT, int WR, int STAGES> DEVICE void many(const Matr
     // Where the parts of a stage begin.
     const int Q = PANELS * STEP * 32 * LANE, A = Q + TILES * STEP * 256, S = A + TILES * STEP * 32, D = S + TILES * SUMS;
     const int SUB = D + PANELS * WIDE, STAGE = SUB + PANELS * SUBS;
+    // Chunks of 16 bytes that each of 256 threads copies.
+    const int A_SLOTS = (Q / 16 + 255) / 256, Q_SLOTS = ((A - Q) / 16 + 255) / 256, REST_SLOTS = ((STAGE - A) / 16 + 255) / 256;
     DYNAMIC_SHARED(u8, shared);
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3;
     const int tiles = (to.tokens + 7) / 8, steps = (m.blocks + STEP - 1) / STEP;
     const int tile_first = (int)blockIdx.x * TILES, panel_first = (int)blockIdx.y * PANELS;
     const int tile0 = tile_first + warp / WR * NT, panel0 = panel_first + warp % WR * MR;
-    // Copies `bytes` (a multiple of 16) for each of `count` rows of an array with `each` bytes a row, of which those of a step begin at `at`.
-    auto copy = [&](int part, const void *from, int first, int count, int there, size_t each, size_t at, int bytes, size_t end) {
-        for (int i = threadIdx.x; i < count * (bytes / 16); i += blockDim.x) {
-            const int row = i / (bytes / 16), offset = i % (bytes / 16) * 16;
-            if (first + row < there && at + offset < end)
-                copy_16(shared + part + row * bytes + offset, (const u8 *)from + (first + row) * each + at + offset);
-        }
-    };
-    auto load = [&](int step) {
-        if (step < steps) {
-            const int base = step % STAGES * STAGE;
-            const size_t block = (size_t)step * STEP, blocks = m.blocks;
-            const size_t row = blocks * 32 * LANE;
-            copy(base, m.values, panel_first, PANELS, m.panels, row, block * 32 * LANE, STEP * 32 * LANE, row);
-            copy(base + Q, x.q, tile_first, TILES, tiles, blocks * 256, block * 256, STEP * 256, blocks * 256);
-            copy(base + A, x.scale, tile_first, TILES, tiles, blocks * 32, block * 32, STEP * 32, blocks * 32);
-            if (SUMS) copy(base + S, x.sum, tile_first, TILES, tiles, blocks * 32, block * 32, STEP * 32, blocks * 32);
-            if (SUBS) {
-                copy(base + D, m.scales, panel_first, PANELS, m.panels, blocks / 8 * WIDE, block / 8 * WIDE, WIDE, blocks / 8 * WIDE);
-                copy(base + SUB, m.subs, panel_first, PANELS, m.panels, blocks * 32, block * 32, STEP * 32, blocks * 32);
-            } else {
-                copy(base + D, m.scales, panel_first, PANELS, m.panels, blocks * 32, block * 32, STEP * 32, blocks * 32);
+    // What a thread copies in each step: a source that moves on by a fixed number of bytes, until its block is beyond the end.
+    const size_t blocks = m.blocks;
+    const u8 *from_a[A_SLOTS], *from_q[Q_SLOTS], *from_rest[REST_SLOTS];
+    int until_a[A_SLOTS], until_q[Q_SLOTS], until_rest[REST_SLOTS], move_rest[REST_SLOTS], to_rest[REST_SLOTS];
+    // Steps in which block `b` of the step is there.
+    auto until = [&](int b) { return (m.blocks - b + STEP - 1) / STEP; };
+    UNROLL for (int i = 0; i < A_SLOTS; i++) {
+        const int chunk = i * 256 + threadIdx.x, row = chunk / (STEP * 2 * LANE), rest = chunk % (STEP * 2 * LANE);
+        const bool there = row < PANELS && panel_first + row < m.panels;
+        from_a[i] = m.values + (there ? (panel_first + row) * blocks * 32 * LANE + rest * 16 : 0);
+        until_a[i] = there ? until(rest / (2 * LANE)) : 0;
+    }
+    UNROLL for (int i = 0; i < Q_SLOTS; i++) {
+        const int chunk = i * 256 + threadIdx.x, tile = chunk / (STEP * 16), rest = chunk % (STEP * 16);
+        const bool there = tile < TILES && tile_first + tile < tiles;
+        from_q[i] = x.q + (there ? (tile_first + tile) * blocks * 256 + rest * 16 : 0);
+        until_q[i] = there ? until(rest / 16) : 0;
+    }
+    // The small parts one after the other: scales and sums of activations, scales and small scales of weights.
+    UNROLL for (int i = 0; i < REST_SLOTS; i++) {
+        int chunk = i * 256 + threadIdx.x;
+        to_rest[i] = A + chunk * 16, move_rest[i] = STEP * 32, until_rest[i] = 0, from_rest[i] = m.values;
+        if (chunk < TILES * STEP * 2 * (SUMS ? 2 : 1)) {
+            const bool second = chunk >= TILES * STEP * 2;
+            chunk -= second ? TILES * STEP * 2 : 0;
+            const int tile = chunk / (STEP * 2), rest = chunk % (STEP * 2);
+            if (tile_first + tile < tiles) {
+                from_rest[i] = (const u8 *)(second ? x.sum : x.scale) + (tile_first + tile) * blocks * 32 + rest * 16;
+                until_rest[i] = until(rest / 2);
             }
+            continue;
+        }
+        chunk -= TILES * STEP * 2 * (SUMS ? 2 : 1);
+        if (chunk < PANELS * WIDE / 16) {
+            const int panel = chunk / (WIDE / 16), rest = chunk % (WIDE / 16);
+            if (panel_first + panel < m.panels) {
+                from_rest[i] = (const u8 *)m.scales + (panel_first + panel) * (SUBS ? blocks / 8 * WIDE : blocks * 32) + rest * 16;
+                until_rest[i] = SUBS ? steps : until(rest / 2);
+                // Two steps have one superblock.
+                move_rest[i] = SUBS ? -WIDE : STEP * 32;
+            }
+            continue;
+        }
+        chunk -= PANELS * WIDE / 16;
+        if (SUBS && chunk < PANELS * STEP * 2) {
+            const int panel = chunk / (STEP * 2), rest = chunk % (STEP * 2);
+            if (panel_first + panel < m.panels) {
+                from_rest[i] = m.subs + (panel_first + panel) * blocks * 32 + rest * 16;
+                until_rest[i] = until(rest / 2);
+            }
+        }
+    }
+    auto load = [&](int step) {
+        u8 *stage = shared + step % STAGES * STAGE + threadIdx.x * 16;
+        UNROLL for (int i = 0; i < A_SLOTS; i++)
+            if (step < until_a[i]) copy_16(stage + i * 4096, from_a[i] + (size_t)step * (STEP * 32 * LANE));
+        UNROLL for (int i = 0; i < Q_SLOTS; i++)
+            if (step < until_q[i]) copy_16(stage + Q + i * 4096, from_q[i] + (size_t)step * (STEP * 256));
+        UNROLL for (int i = 0; i < REST_SLOTS; i++) {
+            const size_t move = move_rest[i] < 0 ? (step >> 1) * -move_rest[i] : step * move_rest[i];
+            if (step < until_rest[i]) copy_16(stage - threadIdx.x * 16 + to_rest[i], from_rest[i] + move);
         }
         copy_group();
     };
     float acc[MR][NT][4];
     UNROLL for (int i = 0; i < MR; i++) UNROLL for (int n = 0; n < NT; n++) UNROLL for (int e = 0; e < 4; e++) acc[i][n][e] = 0.0f;
+    wait_for_previous();
     for (int step = 0; step < STAGES - 1; step++) load(step);
     for (int step = 0; step < steps; step++) {
         copy_wait<STAGES - 2>();
@@ -196,6 +242,7 @@ template <int F, int MR, int NT, int WR, int STAGES> DEVICE void many(const Matr
     KERNEL BOUNDS(512, 2) og_few8_##name(Matrix m, Activations x, Target to) { few<F, 1, 4, 16>(m, x, to); }                     \
     KERNEL BOUNDS(512, 2) og_few16_##name(Matrix m, Activations x, Target to) { few<F, 2, 2, 16>(m, x, to); }                    \
     KERNEL BOUNDS(256, 3) og_batch_##name(Matrix m, Activations x, Target to) { many<F, 1, 2, 2, 4>(m, x, to); }                 \
+    KERNEL BOUNDS(256, 2) og_wide_##name(Matrix m, Activations x, Target to) { many<F, 2, 4, 4, 3>(m, x, to); }                  \
     KERNEL BOUNDS(256, 2) og_prompt_##name(Matrix m, Activations x, Target to) { many<F, 2, 4, 2, 3>(m, x, to); }
 
 MATMUL(q8_0, Q8_0)

@@ -101,14 +101,14 @@ template <int F> DEVICE Ready<F> unpack(const Fragment<F> &f) {
 // large float, whose last bit then counts ones (or sixteenths), so that no conversion is needed.
 template <int F> DEVICE void block_sums(float *out, const Ready<F> &r, const u32 *b) {
     if (F == Q6_K) {
-        int low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
+        int low[4], high[4];
         mma_k16(low, r.a, b[0]);
         mma_k16(high, r.a + 2, b[1]);
         UNROLL for (int i = 0; i < 4; i++) out[i] = (float)(r.sub[i >> 1] * low[i] + r.sub[2 + (i >> 1)] * high[i]);
     } else {
         const u32 start = F == Q4_0 ? 0x49400000u : 0x4b400000u;
-        int c[4] = {(int)start, (int)start, (int)start, (int)start};
-        mma_k32(c, r.a, b);
+        int c[4];
+        mma_k32(c, r.a, b, (int)start);
         UNROLL for (int i = 0; i < 4; i++) out[i] = sub(__int_as_float(c[i]), __uint_as_float(start));
     }
 }

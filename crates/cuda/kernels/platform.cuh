@@ -7,6 +7,7 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 
 #define DEVICE __device__ __forceinline__
+#define DEVICE_MEMBER __device__ __forceinline__
 #define KERNEL extern "C" __global__ void
 // Threads of a block, and how many blocks the compiler should let a multiprocessor hold.
 #define BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
@@ -28,19 +29,19 @@ DEVICE u16 float_to_half(float f) {
     return h;
 }
 
-// c += a * b over 16 rows, 8 columns and 32 signed bytes; how the matrices lie in the registers of a warp is in PTX's description of
+// c = start + a * b over 16 rows, 8 columns and 32 signed bytes; how the matrices lie in the registers of a warp is in PTX's description of
 // mma.m16n8k32.
-DEVICE void mma_k32(int *c, const u32 *a, const u32 *b) {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+DEVICE void mma_k32(int *c, const u32 *a, const u32 *b, int start) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+        : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(start));
 }
 
-// The same over 16 signed bytes.
+// The same over 16 signed bytes, from 0.
 DEVICE void mma_k16(int *c, const u32 *a, u32 b) {
-    asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(b));
+    asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%7,%7,%7};"
+        : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(b), "r"(0));
 }
 
 DEVICE u32 warp_max(u32 x) { return __reduce_max_sync(0xffffffffu, x); }
@@ -54,6 +55,15 @@ DEVICE void copy_16(void *shared, const void *from) {
 }
 DEVICE void copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+// On Hopper and newer a kernel may begin while the one before ends: it reads what that one writes, and writes anything, only after it has waited.
+// Everything that a kernel does before may only read weights.
+DEVICE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 // Reads weights, which are read once a step: they should not push the activations out of the cache.
 DEVICE uint4 load_once(const uint4 *at) {

@@ -16,29 +16,56 @@ struct Tiles {
     int span;
 };
 
-// Loads the keys of 64 positions as f32, [dimension][position].
-template <int H> DEVICE void load_keys(float *to, const Pages &pages, const u32 *table, int layer, int head, int first, int end) {
-    for (int i = threadIdx.x; i < POSITIONS * H / 8; i += blockDim.x) {
-        const int slot = i % POSITIONS, d = i / POSITIONS * 8, p = first + slot;
-        uint4 v = {0, 0, 0, 0};
-        if (p < end) v = *((const uint4 *)(keys_of(pages, table[p / PAGE], layer, head) + p % PAGE * 8) + d / 8 * 32);
-        const u32 words[4] = {v.x, v.y, v.z, v.w};
-        UNROLL for (int e = 0; e < 8; e++) to[(d + e) * POSITIONS + slot] = half_to_float((u16)(words[e / 2] >> (e & 1) * 16));
-    }
-}
+// The keys of 64 positions on their way to shared memory as f32, [dimension][position]; the values as [position][dimension]. A thread
+// holds COUNT pieces of 8 elements.
+template <int H> struct Piece {
+    static const int COUNT = POSITIONS * H / 8 / 256 > 0 ? POSITIONS * H / 8 / 256 : 1;
+    uint4 v[COUNT];
 
-// Loads the values of 64 positions as f32, [position][dimension].
-template <int H> DEVICE void load_values(float *to, const Pages &pages, const u32 *table, int layer, int head, int first, int end) {
-    for (int i = threadIdx.x; i < POSITIONS * H / 8; i += blockDim.x) {
-        const int d = i % (H / 8) * 8, slot = i / (H / 8), p = first + slot;
-        uint4 v = {0, 0, 0, 0};
-        if (p < end) v = *(const uint4 *)(values_of(pages, table[p / PAGE], layer, head) + p % PAGE * H + d);
-        const u32 words[4] = {v.x, v.y, v.z, v.w};
-        UNROLL for (int e = 0; e < 8; e++) to[slot * H + d + e] = half_to_float((u16)(words[e / 2] >> (e & 1) * 16));
+    DEVICE_MEMBER bool mine(int i) const { return i * 256 + (int)threadIdx.x < POSITIONS * H / 8; }
+
+    DEVICE_MEMBER void fetch_keys(const Pages &pages, const u32 *table, int layer, int head, int first, int end) {
+        UNROLL for (int i = 0; i < COUNT; i++) {
+            const int at = i * 256 + threadIdx.x, d = at / POSITIONS, p = first + at % POSITIONS;
+            v[i] = uint4{0, 0, 0, 0};
+            if (mine(i) && p < end) v[i] = *((const uint4 *)(keys_of(pages, table[p / PAGE], layer, head) + p % PAGE * 8) + d * 32);
+        }
     }
-}
+
+    DEVICE_MEMBER void fetch_values(const Pages &pages, const u32 *table, int layer, int head, int first, int end) {
+        UNROLL for (int i = 0; i < COUNT; i++) {
+            const int at = i * 256 + threadIdx.x, d = at % (H / 8) * 8, p = first + at / (H / 8);
+            v[i] = uint4{0, 0, 0, 0};
+            if (mine(i) && p < end) v[i] = *(const uint4 *)(values_of(pages, table[p / PAGE], layer, head) + p % PAGE * H + d);
+        }
+    }
+
+    DEVICE_MEMBER void store_keys(float *to) const {
+        UNROLL for (int i = 0; i < COUNT; i++) {
+            const int at = i * 256 + threadIdx.x, slot = at % POSITIONS, d = at / POSITIONS * 8;
+            const u32 words[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
+            if (mine(i)) {
+                UNROLL for (int e = 0; e < 8; e++) to[(d + e) * POSITIONS + slot] = half_to_float((u16)(words[e / 2] >> (e & 1) * 16));
+            }
+        }
+    }
+
+    DEVICE_MEMBER void store_values(float *to) const {
+        UNROLL for (int i = 0; i < COUNT; i++) {
+            const int at = i * 256 + threadIdx.x;
+            const u32 words[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
+            float f[8];
+            UNROLL for (int e = 0; e < 8; e++) f[e] = half_to_float((u16)(words[e / 2] >> (e & 1) * 16));
+            if (mine(i)) {
+                ((float4 *)to)[at * 2] = float4{f[0], f[1], f[2], f[3]};
+                ((float4 *)to)[at * 2 + 1] = float4{f[4], f[5], f[6], f[7]};
+            }
+        }
+    }
+};
 
 template <int H> DEVICE void attend_tile(const Attention &a, const Rows &rows, const Pages &pages, const Tiles &tiles) {
+    wait_for_previous();
     const int C = H / 16;                            // dimensions of a thread
     DYNAMIC_SHARED(float, shared);
     float *query = shared;                           // [H][64]
@@ -65,9 +92,13 @@ template <int H> DEVICE void attend_tile(const Attention &a, const Rows &rows, c
     // Rows ascend, so the first one sees the first position and the last one the last.
     const int from = begin[0] / POSITIONS * POSITIONS, to = end[(count - 1) * hg];
     float largest[4] = {-INFINITE, -INFINITE, -INFINITE, -INFINITE};
+    Piece<H> piece;
+    piece.fetch_keys(pages, table, a.layer, key_head, from, to);
     for (int first = from; first < to; first += POSITIONS) {
-        load_keys<H>(other, pages, table, a.layer, key_head, first, to);
+        piece.store_keys(other);
         __syncthreads();
+        // The next ones come while these are used.
+        if (first + POSITIONS < to) piece.fetch_keys(pages, table, a.layer, key_head, first + POSITIONS, to);
         float acc[4][4];
         UNROLL for (int i = 0; i < 4; i++) UNROLL for (int j = 0; j < 4; j++) acc[i][j] = 0.0f;
         UNROLL_8 for (int d = 0; d < H; d++) {
@@ -100,10 +131,11 @@ template <int H> DEVICE void attend_tile(const Attention &a, const Rows &rows, c
     float lanes[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     float out[4][C];
     UNROLL for (int i = 0; i < 4; i++) UNROLL for (int c = 0; c < C; c++) out[i][c] = 0.0f;
+    piece.fetch_values(pages, table, a.layer, key_head, from, to);
     // The thread's own scores are read by others now.
     __syncthreads();
     for (int first = from; first < to; first += POSITIONS) {
-        load_values<H>(other, pages, table, a.layer, key_head, first, to);
+        piece.store_values(other);
         for (int i = threadIdx.x; i < QUERIES * POSITIONS / 4; i += blockDim.x) {
             const int q = i % QUERIES, slot = i / QUERIES * 4;
             const float4 z = *(const float4 *)(scores + (size_t)q * tiles.span + first - from + slot);
@@ -114,6 +146,7 @@ template <int H> DEVICE void attend_tile(const Attention &a, const Rows &rows, c
             }
         }
         __syncthreads();
+        if (first + POSITIONS < to) piece.fetch_values(pages, table, a.layer, key_head, first + POSITIONS, to);
         // A weight of 0 changes no sum.
         UNROLL for (int turn = 0; turn < POSITIONS; turn += 16)
             UNROLL for (int j = 0; j < 4; j++) lanes[j] = add(lanes[j], weights[(turn + lane + j) * QUERIES + own]);

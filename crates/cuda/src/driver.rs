@@ -15,6 +15,10 @@ use thiserror::Error;
 
 /// The kernels, compiled by `kernels/build.sh`.
 pub(crate) const PTX: &str = include_str!("../kernels/exact.ptx");
+/// The same for Hopper and newer, where a kernel may begin while the one before ends.
+const PTX_HOPPER: &str = include_str!("../kernels/exact90.ptx");
+/// Kernels that do not wait for the one before, so that must not begin earlier.
+const PLAIN: [&str; 3] = ["og_embed", "og_repack_scales", "og_repack_values"];
 
 /// Names of the kernels without those of [`FORMATS`].
 const KERNELS: [&str; 19] = [
@@ -39,13 +43,21 @@ const KERNELS: [&str; 19] = [
     "og_softcap",
 ];
 /// Products, one for each format.
-const PRODUCTS: [&str; 4] = ["og_few8", "og_few16", "og_batch", "og_prompt"];
+const PRODUCTS: [&str; 5] = ["og_few8", "og_few16", "og_batch", "og_wide", "og_prompt"];
 /// Endings of the products' names, in the order of the formats' numbers in the kernels.
 pub(crate) const FORMATS: [&str; 4] = ["q8_0", "q4_0", "q4_k", "q6_k"];
 
+/// The attribute of a launch that may begin while the one before ends.
+fn overlap() -> sys::CUlaunchAttribute {
+    let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+    value.programmaticStreamSerializationAllowed = 1;
+    let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    sys::CUlaunchAttribute { id, pad: [0; 4], value }
+}
+
 /// Whether a kernel takes shared memory at its launch.
 fn dynamic(name: &str) -> bool {
-    ["og_few", "og_batch", "og_prompt", "og_attend"].iter().any(|p| name.starts_with(p))
+    ["og_few", "og_batch", "og_wide", "og_prompt", "og_attend"].iter().any(|p| name.starts_with(p))
 }
 
 /// Shared memory that kernels declare besides what a launch asks for, at most.
@@ -107,6 +119,8 @@ pub struct Gpu {
     functions: BTreeMap<String, sys::CUfunction>,
     name: String,
     shared_max: usize,
+    /// Whether a kernel may begin while the one before ends.
+    overlaps: bool,
     pub(crate) profile: Profile,
 }
 
@@ -147,7 +161,9 @@ impl Gpu {
             return Err(CudaError::TooOld { name, major, minor });
         }
         let shared_max = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        let image = CString::new(PTX).map_err(|e| CudaError::Driver(e.to_string()))?;
+        let overlaps = major >= 9;
+        let image = CString::new(if overlaps { PTX_HOPPER } else { PTX })
+            .map_err(|e| CudaError::Driver(e.to_string()))?;
         // SAFETY: the context stays retained until this value is dropped; the image is a C string of PTX.
         let (context, stream, module) = unsafe {
             let context = result::primary_ctx::retain(device)?;
@@ -170,7 +186,7 @@ impl Gpu {
             functions.insert(name, function);
         }
         let profile = Profile::default();
-        Ok(Arc::new(Self { device, context, stream, functions, name, shared_max, profile }))
+        Ok(Arc::new(Self { device, context, stream, functions, name, shared_max, overlaps, profile }))
     }
 
     /// The device's name, as its driver gives it.
@@ -233,10 +249,24 @@ impl Gpu {
             self.functions.get(name).ok_or_else(|| CudaError::Driver(format!("no kernel {name}")))?;
         let grid = (grid.0 as u32, grid.1 as u32, grid.2 as u32);
         self.profile.around(self.stream, name, || {
-            // SAFETY: as the caller promised; the function and the stream are the driver's.
+            let mut attribute = overlap();
+            let config = sys::CUlaunchConfig {
+                gridDimX: grid.0,
+                gridDimY: grid.1,
+                gridDimZ: grid.2,
+                blockDimX: threads as u32,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: shared as u32,
+                hStream: self.stream,
+                attrs: &raw mut attribute,
+                numAttrs: u32::from(self.overlaps && !PLAIN.contains(&name)),
+            };
+            // SAFETY: as the caller promised; the function and the stream are the driver's; kernels that overlap wait by themselves before
+            // they touch what others write.
             let done = unsafe {
-                let block = (threads as u32, 1, 1);
-                result::launch_kernel(*function, grid, block, shared as u32, self.stream, arguments)
+                let (arguments, none) = (arguments.as_mut_ptr(), std::ptr::null_mut());
+                sys::cuLaunchKernelEx(&raw const config, *function, arguments, none).result()
             };
             done.map_err(|e| CudaError::Driver(format!("{name} {grid:?}: {e}")))
         })

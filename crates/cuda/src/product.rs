@@ -10,6 +10,9 @@ use kernels::Format;
 /// Blocks of 32 that the kernels copy to shared memory at once.
 const STEP: usize = 4;
 
+/// Panels from which on thread blocks of eight panels fill a GPU.
+const WIDE_PANELS_MIN: usize = 1024;
+
 /// Bytes of a stage of shared memory for so many panels of weights and tiles of tokens.
 fn stage(format: Format, panels: usize, tiles: usize) -> usize {
     let (lane, scales, subs, sums) = match format {
@@ -38,6 +41,10 @@ pub(crate) unsafe fn product_launch(
         0..=8 => ("og_few8", (m.panels, 1, 1), 512, terms(64)),
         9..=16 => ("og_few16", (m.panels, 1, 1), 512, terms(32)),
         // Two panels by 64 tokens, four stages; four panels by 128 tokens, three.
+        // Where there are enough panels, eight share the tokens that they read.
+        17..=64 if m.panels >= WIDE_PANELS_MIN => {
+            ("og_wide", (1, m.panels.div_ceil(8), 1), 256, 3 * stage(m.format, 8, 8))
+        }
         17..=64 => {
             let grid = (tokens.div_ceil(64), m.panels.div_ceil(2), 1);
             ("og_batch", grid, 256, 4 * stage(m.format, 2, 8))

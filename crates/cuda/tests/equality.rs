@@ -14,7 +14,12 @@ fn the_ptx_is_that_of_the_sources() {
     }
     hasher.update(read("exact.cu"));
     let hash: String = hasher.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    let ptx = String::from_utf8(read("exact.ptx")).unwrap();
+    for ptx in ["exact.ptx", "exact90.ptx"] {
+        check_ptx(&String::from_utf8(read(ptx)).unwrap(), &hash);
+    }
+}
+
+fn check_ptx(ptx: &str, hash: &str) {
     let line = ptx.lines().next().unwrap();
     assert_eq!(line, format!("// sources: {hash}"), "run crates/cuda/kernels/build.sh");
     // No operation that the compiler may contract, approximate or flush.

@@ -82,30 +82,37 @@ fn prompt(model: &Model, i: usize, len: usize) -> Vec<u32> {
     (0..len).map(|j| (1 + own(j) % (vocabulary - 1)) as u32).collect()
 }
 
-fn sampling(i: usize) -> Sampling {
+fn sampling(i: usize, greedy: bool) -> Sampling {
     match i % 3 {
+        _ if greedy => Sampling::GREEDY,
         0 => Sampling::GREEDY,
         1 => Sampling { temperature: 1.0, seed: i as u64, ..Sampling::GREEDY },
         _ => Sampling { temperature: 0.7, top_p: 0.9, top_k: 40, seed: i as u64, ..Sampling::GREEDY },
     }
 }
 
-/// Computes all cases in one batch on the engine that `config` describes, and each alone on the processor.
+/// Computes all cases in one batch on the engine that `config` describes, and each alone on the processor. When all are `greedy`, a
+/// device chooses their tokens itself; otherwise some are sampled, and some want log-probabilities.
 ///
 /// # Errors
 /// [`Difference`].
-pub fn compare(model: &Arc<Model>, config: &EngineConfig, cases: &[Case]) -> Result<Compared, Difference> {
+pub fn compare(
+    model: &Arc<Model>,
+    config: &EngineConfig,
+    cases: &[Case],
+    greedy: bool,
+) -> Result<Compared, Difference> {
     let device = Engine::new(model.clone(), config.clone())?;
     let alone = EngineConfig { prefix_cache: false, ..EngineConfig::default() };
     let processor = Engine::new(model.clone(), alone.clone())?;
     let end = model.tokenizer().end_of_turn();
     let job = |i: usize, case: &Case| Job {
-        top_logprobs: (i % 2 == 0).then_some(3),
+        top_logprobs: (!greedy && i % 2 == 0).then_some(3),
         // Otherwise some answers would end after a token or two.
         logit_bias: vec![(end, -100.0)],
         ..Job::new(
             prompt(model, i, case.prompt),
-            sampling(i),
+            sampling(i, greedy),
             case.generate,
             Box::new(|_| ControlFlow::Continue(())),
         )
@@ -128,7 +135,7 @@ pub fn compare(model: &Arc<Model>, config: &EngineConfig, cases: &[Case]) -> Res
         }
         let prompt = prompt(model, answer, case.prompt);
         for config in [&alone, config] {
-            let by = Choosing { logit_bias: vec![(end, -100.0)], ..Choosing::new(sampling(answer)) };
+            let by = Choosing { logit_bias: vec![(end, -100.0)], ..Choosing::new(sampling(answer, greedy)) };
             let replayed = replay_on(model, &prompt, &mine.0.tokens, by, None, config)?;
             if replayed.first_difference.is_some() || replayed.trace_root != mine.0.trace_root {
                 return fail("the answer does not replay");
