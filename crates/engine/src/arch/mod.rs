@@ -55,6 +55,7 @@ pub(crate) struct Row {
 }
 
 /// What is wanted of the logits of a pass.
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a device chooses by itself"))]
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ask<'a> {
     /// All of them.
@@ -64,6 +65,7 @@ pub(crate) enum Ask<'a> {
 }
 
 /// What a pass gives for the rows that want logits, in order.
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a device chooses by itself"))]
 #[derive(Clone, Debug)]
 pub(crate) enum Given {
     Logits(Vec<f32>),

@@ -116,8 +116,8 @@ mod with_gpu {
         // Little memory and odd chunks, so that prompts are cut and answers preempted at random places; then plenty.
         let tight =
             EngineConfig { prefill_chunk: 7, prefill_chunk_alone: 61, batch_max: 5, ..config(ordinal) };
-        for config in [tight, config(ordinal)] {
-            let found = compare(model, &config, &cases).with_context(|| name.to_owned())?;
+        for (config, greedy) in [(tight, false), (config(ordinal), false), (config(ordinal), true)] {
+            let found = compare(model, &config, &cases, greedy).with_context(|| name.to_owned())?;
             outln!(
                 "{name}: {} answers, {} tokens, {} trace leaves equal and replayed both ways, {:.1} s",
                 found.answers,
