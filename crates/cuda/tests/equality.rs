@@ -36,6 +36,9 @@ fn products_are_those_of_the_processor() {
     };
     // Rows and inputs that fill no tile; tokens for each kernel, and beyond its tiles.
     let shapes = [(1, 32), (40, 96), (72, 544), (200, 1312)];
-    let compared = cuda::check::products(&gpu, &shapes, &[1, 3, 8, 9, 16, 17, 63, 65, 130]).unwrap().unwrap();
+    let tokens = [1, 3, 8, 9, 16, 17, 63, 65, 130];
+    let mut compared = cuda::check::products(&gpu, &shapes, &tokens).unwrap().unwrap();
+    // Enough panels for the kernel in which eight of them share the tokens.
+    compared += cuda::check::products(&gpu, &[(16_400, 160)], &[20, 64]).unwrap().unwrap();
     println!("{}: {compared} outputs", gpu.name());
 }
