@@ -285,8 +285,8 @@ impl Gpu {
         let done = work();
         // SAFETY: the capture was begun above.
         let graph = unsafe { result::stream::end_capture(self.stream) };
-        done?;
-        let graph = graph?;
+        // A driver that cannot capture these launches can still run them one by one.
+        let (Ok(()), Ok(graph)) = (done, graph) else { return Ok(None) };
         // SAFETY: the graph is the one just captured; the executable one does not need it any more.
         unsafe {
             let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));

@@ -30,10 +30,12 @@ pub(crate) struct Tiling {
 impl Tiling {
     /// Cuts the rows of `step` into tiles. `None` when there are few rows, or no kernel for these heads.
     pub(crate) fn of(d: &Decoder, step: &Step<'_>, rows_min: usize) -> Option<Self> {
-        if step.rows.len() <= rows_min || !WIDTHS.contains(&d.kv.width) {
-            return None;
-        }
-        let group = d.heads / d.kv.heads;
+        let fits = step.rows.len() > rows_min && WIDTHS.contains(&d.kv.width);
+        fits.then(|| Self::cut(d.heads / d.kv.heads, step))
+    }
+
+    /// Cuts rows whose key heads have `group` query heads each.
+    fn cut(group: usize, step: &Step<'_>) -> Self {
         let heads = [8, 4, 2].into_iter().find(|t| group.is_multiple_of(*t)).unwrap_or(1);
         let mut found = Self { heads, ..Self::default() };
         let mut first = 0;
@@ -50,7 +52,7 @@ impl Tiling {
             }
             first = end;
         }
-        Some(found)
+        found
     }
 
     /// Groups of heads, each of which is a tile of its own.
@@ -78,5 +80,35 @@ impl Tiling {
     pub(crate) fn shared(d: &Decoder) -> usize {
         let width = d.kv.width;
         (64 * width.max(64) + 64 * width) * 4
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StepRow;
+
+    #[test]
+    fn every_row_attends_once_and_tiles_hold_one_sequence() {
+        // Sequence, first position, rows.
+        let runs = [(0, 5, 1), (1, 0, 40), (2, 7, 7), (3, 100, 8), (4, 0, 1)];
+        let row = |sequence, position| StepRow { token: 0, position, sequence, wants_logits: false };
+        let rows: Vec<_> =
+            runs.iter().flat_map(|(s, from, n)| (*from..from + n).map(|p| row(*s, p))).collect();
+        for group in [1, 2, 3, 4, 7, 8, 16] {
+            let found = Tiling::cut(group, &Step { rows: &rows, tables: &[], largest: None });
+            assert!(group % found.heads == 0, "whole tiles for a key head");
+            let mut seen: Vec<u32> = found.listed.clone();
+            for [first, count] in &found.items {
+                assert!(*count as usize * found.heads <= QUERIES);
+                let tile = &rows[*first as usize..(first + count) as usize];
+                assert!(tile.iter().all(|r| r.sequence == tile[0].sequence && r.position < found.span));
+                seen.extend(*first..first + count);
+            }
+            seen.sort_unstable();
+            assert_eq!(seen, (0..rows.len() as u32).collect::<Vec<_>>());
+            assert_eq!(found.listed.len(), 1 + 7 + 1);
+            assert_eq!(found.span, 128);
+        }
     }
 }
