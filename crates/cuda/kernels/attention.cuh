@@ -32,7 +32,7 @@ struct Attention {
 
 // HG query heads of one key head for one row. Places of scores count from the first position rounded down to a whole step.
 template <int HG> DEVICE void attend(const Attention &a, const Rows &rows, const Pages &pages) {
-    wait_for_previous();
+    wait_for_previous(gridDim.y);
     const int OUTPUTS = HG == 1 ? 4 : HG; // elements of a thread, for heads up to 1024 and 256 wide
     DYNAMIC_SHARED(float, shared);        // values [VALUE_STAGES][VALUE_STEP][width] halves, queries [HG][width], scores [HG][span] if they fit
     SHARED float lanes[HG][16];

@@ -45,7 +45,7 @@ template <int F, int NT, int U, int W> DEVICE void few(const Matrix &m, const Ac
         }
     };
     UNROLL for (int u = 0; u < U; u++) load_w(u, warp * U + u);
-    wait_for_previous();
+    wait_for_previous(to.tokens);
     UNROLL for (int u = 0; u < U; u++) load_x(u, warp * U + u);
     float acc = 0.0f;
     int buffer = 0;
@@ -97,12 +97,9 @@ template <int F, int NT, int U, int W> DEVICE void few(const Matrix &m, const Ac
     if ((int)threadIdx.x < outputs) put(to, threadIdx.x >> 4, panel * 16 + (threadIdx.x & 15), acc);
 }
 
-// Blocks of 32 that are copied to shared memory at once: they have one superblock.
-#define STEP 4
-
 // Many tokens: the f32 operations are all the time. A warp keeps MR panels by NT tiles of outputs in registers, WR by 8 / WR warps make a thread
-// block. Weights and activations come through shared memory, STAGES steps deep.
-template <int F, int MR, int NT, int WR, int STAGES> DEVICE void many(const Matrix &m, const Activations &x, const Target &to) {
+// block. Weights and activations come through shared memory, STAGES steps deep, each of STEP blocks (4 or 8: they have one superblock).
+template <int F, int MR, int NT, int WR, int STAGES, int STEP> DEVICE void many(const Matrix &m, const Activations &x, const Target &to) {
     const int WT = 8 / WR, PANELS = MR * WR, TILES = NT * WT, LANE = F == Q8_0 || F == Q6_K ? 16 : 8;
     const int WIDE = F == Q4_K ? 64 : F == Q6_K ? 32 : STEP * 32, SUBS = F == Q4_K || F == Q6_K ? STEP * 32 : 0, SUMS = F == Q4_K ? STEP * 32 : 0;
     // Where the parts of a stage begin.
@@ -153,8 +150,8 @@ template <int F, int MR, int NT, int WR, int STAGES> DEVICE void many(const Matr
             if (panel_first + panel < m.panels) {
                 from_rest[i] = (const u8 *)m.scales + (panel_first + panel) * (SUBS ? blocks / 8 * WIDE : blocks * 32) + rest * 16;
                 until_rest[i] = SUBS ? steps : until(rest / 2);
-                // Two steps have one superblock.
-                move_rest[i] = SUBS ? -WIDE : STEP * 32;
+                // Two steps of 4 have one superblock.
+                move_rest[i] = !SUBS ? STEP * 32 : STEP == 8 ? WIDE : -WIDE;
             }
             continue;
         }
@@ -181,7 +178,7 @@ template <int F, int MR, int NT, int WR, int STAGES> DEVICE void many(const Matr
     };
     float acc[MR][NT][4];
     UNROLL for (int i = 0; i < MR; i++) UNROLL for (int n = 0; n < NT; n++) UNROLL for (int e = 0; e < 4; e++) acc[i][n][e] = 0.0f;
-    wait_for_previous();
+    wait_for_previous(to.tokens);
     for (int step = 0; step < STAGES - 1; step++) load(step);
     for (int step = 0; step < steps; step++) {
         copy_wait<STAGES - 2>();
@@ -241,9 +238,9 @@ template <int F, int MR, int NT, int WR, int STAGES> DEVICE void many(const Matr
 #define MATMUL(name, F)                                                                                                          \
     KERNEL BOUNDS(512, 2) og_few8_##name(Matrix m, Activations x, Target to) { few<F, 1, 4, 16>(m, x, to); }                     \
     KERNEL BOUNDS(512, 2) og_few16_##name(Matrix m, Activations x, Target to) { few<F, 2, 2, 16>(m, x, to); }                    \
-    KERNEL BOUNDS(256, 3) og_batch_##name(Matrix m, Activations x, Target to) { many<F, 1, 2, 2, 4>(m, x, to); }                 \
-    KERNEL BOUNDS(256, 2) og_wide_##name(Matrix m, Activations x, Target to) { many<F, 2, 4, 4, 3>(m, x, to); }                  \
-    KERNEL BOUNDS(256, 2) og_prompt_##name(Matrix m, Activations x, Target to) { many<F, 2, 4, 2, 3>(m, x, to); }
+    KERNEL BOUNDS(256, 2) og_batch_##name(Matrix m, Activations x, Target to) { many<F, 1, 2, 2, 3, 8>(m, x, to); }                 \
+    KERNEL BOUNDS(256, 2) og_wide_##name(Matrix m, Activations x, Target to) { many<F, 2, 4, 4, 3, 4>(m, x, to); }                  \
+    KERNEL BOUNDS(256, 2) og_prompt_##name(Matrix m, Activations x, Target to) { many<F, 2, 4, 2, 3, 4>(m, x, to); }
 
 MATMUL(q8_0, Q8_0)
 MATMUL(q4_0, Q4_0)

@@ -57,10 +57,11 @@ DEVICE void copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); 
 template <int N> DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
 // On Hopper and newer a kernel may begin while the one before ends: it reads what that one writes, and writes anything, only after it has waited.
-// Everything that a kernel does before may only read weights.
-DEVICE void wait_for_previous() {
+// Everything that a kernel does before may only read weights. With few rows the next kernel comes early; with many, its thread blocks would crowd
+// on the multiprocessors that are free first, so it comes when this one ends.
+DEVICE void wait_for_previous(int rows) {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    if (rows <= 8) asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }

@@ -65,7 +65,7 @@ template <int H> struct Piece {
 };
 
 template <int H> DEVICE void attend_tile(const Attention &a, const Rows &rows, const Pages &pages, const Tiles &tiles) {
-    wait_for_previous();
+    wait_for_previous(QUERIES);
     const int C = H / 16;                            // dimensions of a thread
     DYNAMIC_SHARED(float, shared);
     float *query = shared;                           // [H][64]

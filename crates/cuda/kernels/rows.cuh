@@ -4,7 +4,7 @@
 
 // x[token] = the token's embedding row, times `scale` if there is one.
 KERNEL og_embed(int format, Matrix m, const u32 *tokens, float *x, int width, int scaled, float scale) {
-    wait_for_previous();
+    wait_for_previous(gridDim.x);
     const int row = tokens[blockIdx.x];
     for (int k = blockIdx.y * blockDim.x + threadIdx.x; k < width; k += gridDim.y * blockDim.x) {
         float v = weight(format, m, row, k);
@@ -79,7 +79,7 @@ KERNEL BOUNDS(NORM_THREADS, 1) og_norm_quantise(const float *x, const u32 *rows,
     float own[NORM_EACH], gains[NORM_EACH];
     UNROLL for (int e = 0; e < NORM_EACH; e++)
         if (e * NORM_THREADS + (int)threadIdx.x < n) gains[e] = gain[e * NORM_THREADS + threadIdx.x];
-    wait_for_previous();
+    wait_for_previous(gridDim.x);
     const float *row = x + (size_t)(rows ? rows[token] : token) * n;
     const float inverse = inverse_norm(row, n, eps, own);
     if (n <= NORM_TILE) {
@@ -93,7 +93,7 @@ KERNEL BOUNDS(NORM_THREADS, 1) og_norm_quantise(const float *x, const u32 *rows,
 
 // out = base + RMSNorm(x), row by row.
 KERNEL BOUNDS(NORM_THREADS, 1) og_norm_add(const float *x, const float *gain, int n, float eps, const float *base, float *out) {
-    wait_for_previous();
+    wait_for_previous(gridDim.x);
     const float *row = x + (size_t)blockIdx.x * n;
     float own[NORM_EACH];
     const float inverse = inverse_norm(row, n, eps, own);
@@ -105,7 +105,7 @@ KERNEL BOUNDS(NORM_THREADS, 1) og_norm_add(const float *x, const float *gain, in
 
 // Quantises rows as they are.
 KERNEL og_quantise(const float *x, int stride, Quantised to) {
-    wait_for_previous();
+    wait_for_previous(gridDim.x);
     const int token = blockIdx.x, lane = threadIdx.x & 31;
     for (int block = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5); block < to.blocks; block += gridDim.y * (blockDim.x >> 5))
         quantise_block(to, token, block, lane, x[(size_t)token * stride + block * 32 + lane]);
@@ -113,7 +113,7 @@ KERNEL og_quantise(const float *x, int stride, Quantised to) {
 
 // Quantises f(gate) * up; a row has the gate's elements first, then those of up.
 KERNEL og_gate_quantise(const float *x, int stride, int hidden, int f, Quantised to) {
-    wait_for_previous();
+    wait_for_previous(gridDim.x);
     const int token = blockIdx.x, lane = threadIdx.x & 31;
     const float *row = x + (size_t)token * stride;
     for (int block = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5); block < to.blocks; block += gridDim.y * (blockDim.x >> 5)) {
@@ -123,7 +123,7 @@ KERNEL og_gate_quantise(const float *x, int stride, int hidden, int f, Quantised
 }
 
 KERNEL og_softcap(float *x, float cap, u64 count) {
-    wait_for_previous();
+    wait_for_previous(gridDim.x);
     u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < count) x[i] = softcap(cap, x[i]);
 }
@@ -131,7 +131,7 @@ KERNEL og_softcap(float *x, float cap, u64 count) {
 // The token of the largest logit of each row after its biases, of equal ones the lowest (SPEC.md, section 6); all ones if a logit is not
 // finite. The biases of row i are places `starts[i]`..`starts[i + 1]` of `tokens` and `biases`.
 KERNEL BOUNDS(1024, 1) og_choose(float *logits, int stride, int vocabulary, const u32 *starts, const u32 *tokens, const float *biases, u32 *chosen) {
-    wait_for_previous();
+    wait_for_previous(gridDim.x);
     SHARED float values[32];
     SHARED u32 places[32];
     SHARED u32 faults;
@@ -207,7 +207,7 @@ struct Rotation {
 // One warp a head: bias, norm and rotation of queries and keys; keys and values become f16, go to their page and to `kept`
 // ([row][keys, values]), which the trace hashes.
 KERNEL BOUNDS(128, 4) og_rotate_store(float *qkv, int stride, Rows rows, Rotation r, Pages pages, int layer, u16 *kept) {
-    wait_for_previous();
+    wait_for_previous(gridDim.x);
     SHARED float sums[4][16];
     const int row = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5, width = pages.width;
     const int head = blockIdx.y * 4 + warp, all = r.heads + 2 * pages.heads;

@@ -52,7 +52,7 @@ DEVICE void compress(u32 *cv, u32 *m, u32 counter, u32 length, u32 flags) {
 // Digests [layer][row][2][8 words]: of row i of `kept` (`kept_bytes` each) and of row i of `x` (`x_bytes` each); the rows of a layer begin
 // `kept_layer` and `x_layer` words behind those of the one before. Both lengths are multiples of 4.
 KERNEL BOUNDS(32, 8) og_digest(const u32 *kept, int kept_bytes, u64 kept_layer, const u32 *x, int x_bytes, u64 x_layer, u32 *digests) {
-    wait_for_previous();
+    wait_for_previous(gridDim.x);
     SHARED u32 values[BLAKE3_CHUNKS_MAX][8];
     const int lane = threadIdx.x, bytes = blockIdx.y ? x_bytes : kept_bytes;
     const u32 *rows = blockIdx.y ? x + blockIdx.z * x_layer : kept + blockIdx.z * kept_layer;

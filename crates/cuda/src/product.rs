@@ -7,21 +7,18 @@ use crate::{
 };
 use kernels::Format;
 
-/// Blocks of 32 that the kernels copy to shared memory at once.
-const STEP: usize = 4;
-
 /// Panels from which on thread blocks of eight panels fill a GPU.
 const WIDE_PANELS_MIN: usize = 1024;
 
-/// Bytes of a stage of shared memory for so many panels of weights and tiles of tokens.
-fn stage(format: Format, panels: usize, tiles: usize) -> usize {
+/// Bytes of a stage of shared memory, which holds `step` blocks of 32 of so many panels of weights and tiles of tokens.
+fn stage(format: Format, step: usize, panels: usize, tiles: usize) -> usize {
     let (lane, scales, subs, sums) = match format {
-        Format::Q8_0 => (16, STEP * 32, 0, 0),
-        Format::Q4_0 => (8, STEP * 32, 0, 0),
-        Format::Q4K => (8, 64, STEP * 32, STEP * 32),
-        Format::Q6K => (16, 32, STEP * 32, 0),
+        Format::Q8_0 => (16, step * 32, 0, 0),
+        Format::Q4_0 => (8, step * 32, 0, 0),
+        Format::Q4K => (8, 64, step * 32, step * 32),
+        Format::Q6K => (16, 32, step * 32, 0),
     };
-    panels * (STEP * 32 * lane + scales + subs) + tiles * (STEP * (256 + 32) + sums)
+    panels * (step * 32 * lane + scales + subs) + tiles * (step * (256 + 32) + sums)
 }
 
 /// Starts the product of one matrix, by the kernel that suits the number of tokens.
@@ -40,18 +37,18 @@ pub(crate) unsafe fn product_launch(
     let (kernel, grid, threads, shared) = match tokens {
         0..=8 => ("og_few8", (m.panels, 1, 1), 512, terms(64)),
         9..=16 => ("og_few16", (m.panels, 1, 1), 512, terms(32)),
-        // Two panels by 64 tokens, four stages; four panels by 128 tokens, three.
+        // Two panels by 64 tokens, in long steps; four panels by 128 tokens.
         // Where there are enough panels, eight share the tokens that they read.
         17..=64 if m.panels >= WIDE_PANELS_MIN => {
-            ("og_wide", (1, m.panels.div_ceil(8), 1), 256, 3 * stage(m.format, 8, 8))
+            ("og_wide", (1, m.panels.div_ceil(8), 1), 256, 3 * stage(m.format, 4, 8, 8))
         }
         17..=64 => {
             let grid = (tokens.div_ceil(64), m.panels.div_ceil(2), 1);
-            ("og_batch", grid, 256, 4 * stage(m.format, 2, 8))
+            ("og_batch", grid, 256, 3 * stage(m.format, 8, 2, 8))
         }
         _ => {
             let grid = (tokens.div_ceil(128), m.panels.div_ceil(4), 1);
-            ("og_prompt", grid, 256, 3 * stage(m.format, 4, 16))
+            ("og_prompt", grid, 256, 3 * stage(m.format, 4, 4, 16))
         }
     };
     let name = format!("{kernel}_{}", m.ending());
