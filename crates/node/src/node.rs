@@ -59,6 +59,8 @@ pub(crate) struct NodeConfig {
     pub(crate) require_payment: bool,
     /// Hosts and pages that are answered, besides loopback names, the listening address and the endpoint.
     pub(crate) browser: api::http::BrowserRules,
+    /// What one peer may take of the server.
+    pub(crate) limits: api::http::PeerLimits,
 }
 
 /// A running node.
@@ -144,14 +146,18 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
     };
     let address = operator.court.me();
     let court = operator.court.clone();
-    let till = Till::open(court.clone(), address, config.require_payment, log.clone())?;
+    let till = Till::open(court.clone(), genesis, address, config.require_payment, log.clone())?;
     let origin = NodeOrigin { chain_id: network.network.chain_id, genesis, node: address };
     let tiles = LogServer::new(origin, &secret, log.clone(), operator.posted.clone())?;
     let posted = operator.posted.clone();
     let service = Arc::new(InferenceService::new(engine, identity, log, anchor, posted, till.clone(), court));
     let router = api::openai::router(service.clone()).merge(api::tlog::log_router(Arc::new(tiles)));
     let rules = config.browser.clone().known_as(&config.endpoint);
-    let server = api::serve_with(listener, router, rules)?;
+    let server = api::serve_with(
+        listener,
+        router,
+        api::ServeOptions { browser: rules, limits: config.limits, ..api::ServeOptions::default() },
+    )?;
     let operator = Arc::new(operator);
     let tasks = vec![
         tokio::spawn(operator.clone().follow(anchor_sender)),
@@ -215,7 +221,8 @@ impl Operator {
                 manifest: manifest.encode().into(),
                 uri: String::new(),
             };
-            let sent = self.start_with(contracts.model_registry, U256::ZERO, call).await;
+            let fee = self.rpc.view(contracts.model_registry, &ModelRegistry::PUBLISH_FEECall {}).await?;
+            let sent = self.start_with(contracts.model_registry, fee, call).await;
             // Another node may have published it in the meantime; that is as good.
             let exists = ModelRegistry::existsCall { modelId: model };
             if !self.rpc.view(contracts.model_registry, &exists).await? {
@@ -234,7 +241,10 @@ impl Operator {
                 pricePerInputToken: config.price_input,
                 pricePerOutputToken: config.price_output,
             };
-            self.start_with(contracts.node_registry, U256::ZERO, call).await.context("offering the model")?;
+            self.start_with(contracts.node_registry, U256::ZERO, call).await.context(
+                "offering the model (are the prices at most MAX_TOKEN_PRICE of the registry? It is what its smallest stake \
+                 answers for)",
+            )?;
         }
         Ok(())
     }
@@ -293,8 +303,9 @@ impl Operator {
                 _ => tokio::time::sleep(POST_INTERVAL).await,
             }
         };
-        // Games that began while this node was down go on: their first moves are at most a window old.
-        let from = head.saturating_sub(window * 1000 / self.network.block_time_ms.max(1));
+        // Games that began while this node was down go on: those are at most a game old.
+        let seconds = window.saturating_add(self.network.game_seconds);
+        let from = head.saturating_sub(seconds.saturating_mul(1000) / self.network.block_time_ms.max(1));
         let mut games = Games::new(self.court.clone(), from);
         let prepare: Arc<Prepare<'static>> = {
             let (log, model) = (self.log.clone(), self.model.clone());
@@ -351,6 +362,10 @@ impl Operator {
             if !self.rpc.view(judge, &Disputes::balancesCall { owner: node }).await?.is_zero() {
                 self.court.send(judge, U256::ZERO, Disputes::withdrawCall {}).await?;
             }
+        }
+        let reserve = self.rpc.view(escrow, &Escrow::reservesCall { node }).await?;
+        if reserve > self.rpc.view(escrow, &Escrow::holdsCall { node }).await? {
+            self.court.send(escrow, U256::ZERO, Escrow::releaseReserveCall { node }).await?;
         }
         let count = self.rpc.view(escrow, &Escrow::bucketCountCall { node }).await?;
         let time = self.rpc.block_time().await?;

@@ -5,6 +5,7 @@ mod gpu;
 mod ledger;
 mod make_gguf;
 mod random_weights;
+mod rpc_flood;
 mod shapes;
 mod state;
 mod trust;
@@ -25,6 +26,7 @@ pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Engine(args) => engine::run(args),
         BenchCommand::Gpu(args) => gpu::run(args),
         BenchCommand::Ledger(args) => ledger::run(args),
+        BenchCommand::RpcFlood(args) => rpc_flood::run(args),
         BenchCommand::State(args) => state::run(args),
         BenchCommand::Trust(args) => trust::run(args),
     }
