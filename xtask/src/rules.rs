@@ -24,7 +24,7 @@ const EDGES: [(&str, &[&str]); 19] = [
     ("consensus", &["types", "verify", "ledger"]),
     ("api", &["types"]),
     ("wallet", &["types"]),
-    ("client", &["types", "verify", "signed", "audited", "replicated", "wallet"]),
+    ("client", &["types", "verify", "api", "signed", "audited", "replicated", "wallet"]),
     (
         "node",
         &[
