@@ -140,8 +140,7 @@ fn is_public_v6(a: Ipv6Addr) -> bool {
         return is_public_v4(Ipv4Addr::from_bits(u32::from(s[6]) << 16 | u32::from(s[7])));
     }
     let is_global_unicast = s[0] & 0xe000 == 0x2000;
-    let is_special = (s[0] == 0x2001 && s[1] < 0x200)
-        || (s[0] == 0x2001 && s[1] == 0xdb8)
+    let is_special = (s[0] == 0x2001 && (s[1] < 0x200 || s[1] == 0xdb8))
         || s[0] == 0x2002
         || (s[0] == 0x3fff && s[1] < 0x1000);
     is_global_unicast && !is_special
@@ -166,7 +165,6 @@ impl Resolve for Checked {
 
 /// Makes a client for requests to nodes bound to `reach`: it follows no redirects, uses no proxy of the system, and dials only addresses that it
 /// has checked. The URLs must come from [`Endpoint`]s.
-#[must_use]
 pub fn bound(builder: reqwest::ClientBuilder, reach: Reach) -> reqwest::ClientBuilder {
     builder.redirect(reqwest::redirect::Policy::none()).no_proxy().dns_resolver(Arc::new(Checked(reach)))
 }

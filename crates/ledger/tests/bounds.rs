@@ -1,7 +1,6 @@
 //! Calls that nobody pays for end: by gas whatever the overrides say, and when nobody waits for them any more.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-#[allow(dead_code)]
 mod wallet;
 
 use alloy_primitives::{Address, Bytes, U256, hex};
