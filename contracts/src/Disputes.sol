@@ -108,6 +108,8 @@ contract Disputes is Equivocations {
     mapping(address node => mapping(bytes32 receiptId => uint256 blockNumber)) public disputedAt;
     /// @notice Receipts that their nodes lost.
     mapping(address node => mapping(bytes32 receiptId => Lost)) public lost;
+    /// @notice Receipts whose request or answer a jury found to be withheld, by index.
+    mapping(address node => mapping(uint64 index => bool)) public withheld;
 
     /// @notice A game began.
     /// @param id The game.
@@ -300,6 +302,14 @@ contract Disputes is Equivocations {
         if (msg.sender != JURY) revert OnlyJury(msg.sender);
         Lost storage entry = lost[node][receiptId];
         if (entry.finding == Finding.None) entry.finding = Finding.Text;
+    }
+
+    /// @notice Records that the jury found a receipt withheld.
+    /// @param node The node.
+    /// @param index The receipt's place in its log.
+    function markWithheld(address node, uint64 index) external {
+        if (msg.sender != JURY) revert OnlyJury(msg.sender);
+        withheld[node][index] = true;
     }
 
     /// @notice Records that somebody asked the jury about a receipt.

@@ -279,7 +279,7 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
         if (sum == 0) revert NothingDue();
         uint256 audit = sum * AUDIT_PERMILLE / 1000;
         index = _fill(sum - audit, audit, logSize);
-        if (audit > 0) AUDITS.fund{value: audit}();
+        if (audit > 0) AUDITS.fundFor{value: audit}(msg.sender);
     }
 
     /// @notice Pays a bucket to its node. Anybody may call this.

@@ -191,8 +191,8 @@ impl RpcClient {
         self.call("og_finalized", json!([])).await
     }
 
-    /// Proof that the root of `size` receipts of `node` is on the ledger; and, for the receipt with this id and index, what became of
-    /// it.
+    /// Proof that the root of `size` receipts of `node` is on the ledger; and, for the receipt with this id, model and index, what
+    /// became of it.
     ///
     /// # Errors
     /// [`ClientError::NotFinalised`] when it is not there yet, else as [`call`](Self::call).
@@ -200,9 +200,9 @@ impl RpcClient {
         &self,
         node: Address,
         size: u64,
-        answer: Option<(B256, u64)>,
+        answer: Option<(B256, B256, u64)>,
     ) -> Result<LedgerProof, ClientError> {
-        let answer = answer.map(|(receipt, index)| json!({"receipt": receipt, "index": index}));
+        let answer = answer.map(|(receipt, model, index)| json!({"receipt": receipt, "model": model, "index": index}));
         match self.call("og_receiptLogProof", json!([node, size, answer])).await {
             Err(ClientError::Rpc { code: -32001, .. }) => Err(ClientError::NotFinalised),
             other => other,

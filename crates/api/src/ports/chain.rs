@@ -218,8 +218,8 @@ pub trait Chain: Send + Sync + 'static {
     /// `og_chainProof`: what a final block says about an account with some slots, or about a transaction, for light clients.
     fn chain_proof(&self, account: Option<(Address, Vec<B256>)>, transaction: Option<B256>) -> Answer<Value>;
     /// `og_receiptLogProof`: proof that the root of `size` of `node`'s log is in the newest certified state.
-    /// For `answer`, a receipt's id and index, also what became of it.
-    fn receipt_log_proof(&self, node: Address, size: u64, answer: Option<(B256, u64)>) -> Answer<Value>;
+    /// For `answer`, a receipt's id, model and index, also what became of it.
+    fn receipt_log_proof(&self, node: Address, size: u64, answer: Option<(B256, B256, u64)>) -> Answer<Value>;
     /// `og_syncPoint`: the newest snapshot that a new validator can start from.
     fn sync_point(&self) -> Answer<Value>;
     /// `og_syncRange`: the part of the snapshot of block `number` that begins at `cursor`.

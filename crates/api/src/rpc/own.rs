@@ -57,9 +57,10 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Result<(), RegisterMethodE
         #[serde(deny_unknown_fields)]
         struct Answer {
             receipt: B256,
+            model: B256,
             index: u64,
         }
-        let answer: Option<Answer> = params::optional(&v, 2, "receipt and index")?;
-        b.chain.receipt_log_proof(node, size, answer.map(|a| (a.receipt, a.index))).map_err(fault)
+        let answer: Option<Answer> = params::optional(&v, 2, "receipt, model and index")?;
+        b.chain.receipt_log_proof(node, size, answer.map(|a| (a.receipt, a.model, a.index))).map_err(fault)
     })
 }
