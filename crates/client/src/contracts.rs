@@ -196,6 +196,11 @@ pub fn right_slot(node: Address, model: B256, index: u64) -> B256 {
     nested_slot(5, node, keccak256((model, U256::from(index / 256)).abi_encode()))
 }
 
+/// As [`right_slot`], in networks of version 3: slot 6, where verdicts named no model.
+pub fn right_slot_v3(node: Address, index: u64) -> B256 {
+    nested_slot(6, node, U256::from(index / 256).into())
+}
+
 /// Storage slot of `Disputes.withheld[node][index]` (slot 9).
 pub fn withheld_slot(node: Address, index: u64) -> B256 {
     nested_slot(9, node, U256::from(index).into())

@@ -40,6 +40,8 @@ pub use {
     tx::Account,
 };
 
+pub mod trust;
+
 use std::sync::Arc;
 
 /// The verifiers that this client knows.

@@ -1,4 +1,4 @@
-use crate::ClientError;
+use crate::{ClientError, light::Checkpoint};
 use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -192,7 +192,7 @@ impl RpcClient {
     }
 
     /// Proof that the root of `size` receipts of `node` is on the ledger; and, for the receipt with this id, model and index, what
-    /// became of it.
+    /// became of it. For a reader whose trust begins at `checkpoint`, or at genesis.
     ///
     /// # Errors
     /// [`ClientError::NotFinalised`] when it is not there yet, else as [`call`](Self::call).
@@ -201,9 +201,12 @@ impl RpcClient {
         node: Address,
         size: u64,
         answer: Option<(B256, B256, u64)>,
+        checkpoint: Option<Checkpoint>,
     ) -> Result<LedgerProof, ClientError> {
-        let answer = answer.map(|(receipt, model, index)| json!({"receipt": receipt, "model": model, "index": index}));
-        match self.call("og_receiptLogProof", json!([node, size, answer])).await {
+        let answer =
+            answer.map(|(receipt, model, index)| json!({"receipt": receipt, "model": model, "index": index}));
+        let checkpoint = checkpoint.map(|c| U64::from(c.number));
+        match self.call("og_receiptLogProof", json!([node, size, answer, checkpoint])).await {
             Err(ClientError::Rpc { code: -32001, .. }) => Err(ClientError::NotFinalised),
             other => other,
         }

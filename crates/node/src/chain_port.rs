@@ -1,5 +1,6 @@
 //! [`api::ports::Chain`] over a validator's [`consensus::Chain`].
 
+use crate::chain_proof;
 use alloy_consensus::{Header, ReceiptEnvelope, transaction::SignerRecoverable as _};
 use alloy_rpc_types_eth::{TransactionRequest, simulate::SimulatePayload};
 use alloy_rpc_types_trace::geth::{GethDebugTracingCallOptions, GethDebugTracingOptions};
@@ -18,6 +19,8 @@ use tokio::sync::broadcast;
 use types::{Address, AuditProof, B256, Bytes, LedgerProof, U256, hex};
 
 /// Events that a slow subscriber may be behind.
+/// How far a claim's time may be ahead of its log's (`Disputes.MAX_AHEAD_SECONDS`).
+const CLAIM_AHEAD_SECONDS: u64 = 600;
 const EVENTS: usize = 8192;
 /// Old blocks whose senders are remembered.
 const BLOCKS_CACHED: usize = 256;
@@ -93,8 +96,10 @@ impl ChainPort {
         let (lost, disputed) = dispute_slots(node, receipt);
         let slots = [number(lost), number(disputed), number(withheld_slot(node, index))];
         let mut disputes = executed.state().proof(contracts.disputes, &slots).map_err(rejected)?;
-        let mut audits =
-            executed.state().proof(contracts.audits, &[number(right_slot(node, model, index))]).map_err(rejected)?;
+        let mut audits = executed
+            .state()
+            .proof(contracts.audits, &[number(right_slot(node, model, index))])
+            .map_err(rejected)?;
         let slot = number(posted_slot(node, size));
         let mut log = executed.state().proof(contracts.receipt_log, &[slot]).map_err(rejected)?;
         let missing = || ChainFault::Internal("a proof without its slots".into());
@@ -117,6 +122,26 @@ impl ChainPort {
             audits_proof: audits.proof,
             right_proof: right.proof,
         })
+    }
+
+    /// The state after block `number`, when it is kept here and says all that the proof of an answer needs: the root of the log, and that
+    /// the time for disputes about `answer` is over.
+    fn settled_at(
+        &self,
+        number: u64,
+        (node, size): (Address, u64),
+        answer: Option<(B256, B256, u64)>,
+    ) -> Result<Option<ledger::Executed>, ChainFault> {
+        let network = self.chain.network();
+        let Some(executed) = self.chain.with_state(number).map_err(internal)? else { return Ok(None) };
+        let slot = U256::from_be_bytes(posted_slot(node, size).0);
+        let posted = executed.state().storage(network.contracts.receipt_log, slot).map_err(rejected)?;
+        let time = (posted >> 128usize).as_limbs()[0];
+        let needed = match answer {
+            Some(_) => time + network.window_seconds + network.game_seconds + CLAIM_AHEAD_SECONDS,
+            None => 0,
+        };
+        Ok((time > 0 && executed.header().timestamp > needed).then_some(executed))
     }
 
     pub(crate) fn new(chain: Arc<consensus::Chain>) -> Self {
@@ -389,12 +414,28 @@ impl Chain for ChainPort {
         node: Address,
         size: u64,
         answer: Option<(B256, B256, u64)>,
+        checkpoint: Option<u64>,
     ) -> Result<Value, ChainFault> {
-        let certified = self.chain.certified().map_err(internal)?;
         let not_yet = || ChainFault::NotFinalised(format!("no root of {size} receipts of {node}"));
-        let (executed, certificate) = certified.ok_or_else(not_yet)?;
         let contract = self.chain.network().contracts.receipt_log;
         let slot = U256::from_be_bytes(receipt_log_slot(node, size).0);
+        let own = match checkpoint {
+            Some(number) => self.settled_at(number, (node, size), answer)?,
+            None => None,
+        };
+        let (executed, checkpoint, certificate) = match own {
+            // The shortest proof: the checkpoint's own state says it, and nobody's votes are needed.
+            Some(executed) => {
+                let start = chain_proof::own_start(&executed);
+                (executed, Some(start), None)
+            }
+            None => {
+                let certified = self.chain.certified().map_err(internal)?;
+                let (executed, certificate) = certified.ok_or_else(not_yet)?;
+                let start = checkpoint.map(|number| chain_proof::start(&self.chain, number)).transpose()?;
+                (executed, start, Some(certificate))
+            }
+        };
         if executed.state().storage(contract, slot).map_err(rejected)?.is_zero() {
             return Err(not_yet());
         }
@@ -402,12 +443,20 @@ impl Chain for ChainPort {
         let storage_proof = proof.storage.into_iter().next().map(|s| s.proof).unwrap_or_default();
         serde_json::to_value(LedgerProof {
             header: alloy_rlp::encode(executed.header()).into(),
-            handovers: self.chain.handovers(certificate.epoch).map_err(internal)?,
+            handovers: match &certificate {
+                Some(certificate) => {
+                    chain_proof::handovers(&self.chain, checkpoint.as_ref(), certificate.epoch)?
+                }
+                None => vec![],
+            },
+            checkpoint,
             certificate,
             account_proof: proof.proof,
             storage_proof,
             audit: answer
-                .map(|(receipt, model, index)| self.audit_proof(&executed, (node, size), (receipt, model), index))
+                .map(|(receipt, model, index)| {
+                    self.audit_proof(&executed, (node, size), (receipt, model), index)
+                })
                 .transpose()?,
         })
         .map_err(internal)
@@ -417,8 +466,9 @@ impl Chain for ChainPort {
         &self,
         account: Option<(Address, Vec<B256>)>,
         transaction: Option<B256>,
+        checkpoint: Option<u64>,
     ) -> Result<Value, ChainFault> {
-        let proof = crate::chain_proof::make(&self.chain, account, transaction)?;
+        let proof = chain_proof::make(&self.chain, account, transaction, checkpoint)?;
         serde_json::to_value(proof).map_err(internal)
     }
 

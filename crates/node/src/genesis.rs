@@ -181,12 +181,13 @@ impl NewNetwork {
             deployments,
         };
         let network = NetworkConfig {
-            version: 3,
+            version: types::NETWORK_VERSION,
             chain_id: self.chain_id,
             block_time_ms: self.block_time_ms,
             epoch_blocks: self.epoch_blocks,
             window_seconds: trust.window_seconds,
             game_seconds: trust.game_seconds(),
+            unbonding_seconds: UNBONDING_SECONDS,
             contracts,
             validators: self.validators.into_iter().map(|(_, key)| key).collect(),
         };

@@ -215,11 +215,23 @@ pub trait Chain: Send + Sync + 'static {
     fn validators(&self, epoch: Option<u64>) -> Answer<Value>;
     /// `og_finalHeader`: header and certificate of a block, when it has one of its own.
     fn final_header(&self, number: u64) -> Answer<Value>;
-    /// `og_chainProof`: what a final block says about an account with some slots, or about a transaction, for light clients.
-    fn chain_proof(&self, account: Option<(Address, Vec<B256>)>, transaction: Option<B256>) -> Answer<Value>;
+    /// `og_chainProof`: what a final block says about an account with some slots, or about a transaction, for light clients whose trust
+    /// begins at the block `checkpoint`, or at genesis.
+    fn chain_proof(
+        &self,
+        account: Option<(Address, Vec<B256>)>,
+        transaction: Option<B256>,
+        checkpoint: Option<u64>,
+    ) -> Answer<Value>;
     /// `og_receiptLogProof`: proof that the root of `size` of `node`'s log is in the newest certified state.
-    /// For `answer`, a receipt's id, model and index, also what became of it.
-    fn receipt_log_proof(&self, node: Address, size: u64, answer: Option<(B256, B256, u64)>) -> Answer<Value>;
+    /// For `answer`, a receipt's id, model and index, also what became of it. For readers whose trust begins at the block `checkpoint`, or at genesis.
+    fn receipt_log_proof(
+        &self,
+        node: Address,
+        size: u64,
+        answer: Option<(B256, B256, u64)>,
+        checkpoint: Option<u64>,
+    ) -> Answer<Value>;
     /// `og_syncPoint`: the newest snapshot that a new validator can start from.
     fn sync_point(&self) -> Answer<Value>;
     /// `og_syncRange`: the part of the snapshot of block `number` that begins at `cursor`.

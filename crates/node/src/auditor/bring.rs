@@ -106,7 +106,8 @@ async fn dispute(bench: &Bench, fault: &Fault, logged: LoggedClaim) -> anyhow::R
     let disputes = bench.court.network.contracts.disputes;
     let case = bench.store.case_at(node, index)?.context("the answer is no longer known")?;
     let claim = case.answer.receipt.claim.clone();
-    let model = bench.models.iter().find(|m| m.id().0 == claim.model).cloned().context("no such model here")?;
+    let model =
+        bench.models.iter().find(|m| m.id().0 == claim.model).cloned().context("no such model here")?;
     let disclosed = case.answer.disclosure.clone().context("an answer that was not shown")?;
     let opening = tokio::task::spawn_blocking(move || -> anyhow::Result<Opening> {
         // A claim that contradicts itself needs no computation.

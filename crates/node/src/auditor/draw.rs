@@ -26,8 +26,11 @@ pub(super) async fn candidates(
 ) -> Result<Vec<Candidate>, ClientError> {
     let mut weights = Vec::new();
     for model in bench.models.iter().map(|m| m.id().0) {
-        let call =
-            Auditors::weightsCall { auditor: bench.me(), model, blockNumber: U256::from(batch.blockNumber - 1) };
+        let call = Auditors::weightsCall {
+            auditor: bench.me(),
+            model,
+            blockNumber: U256::from(batch.blockNumber - 1),
+        };
         let found = bench.court.rpc.view(bench.court.network.contracts.auditors, &call).await?;
         weights.push((model, found.stake, found.total));
     }

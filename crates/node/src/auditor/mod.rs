@@ -17,13 +17,13 @@ use crate::{
     files,
 };
 use anyhow::{Context as _, ensure};
+use bring::Faults;
 use client::{
     Account, ClientError, RpcClient,
     contracts::{Auditors, Audits, Canaries, Disputes, Jury},
     light,
 };
 use engine::Model;
-use bring::Faults;
 use fetch::Answer;
 use juror::Juror;
 use rounds::Rounds;
@@ -250,7 +250,10 @@ async fn join(court: &Court, stake: U256, models: &[Arc<Model>]) -> anyhow::Resu
         let gone: Vec<B256> = old.iter().copied().filter(|id| !ids.contains(id)).collect();
         if !gone.is_empty() {
             let call = Auditors::removeModelsCall { models: gone };
-            court.send(auditors, U256::ZERO, call).await.context("ending the duty for models that are not here")?;
+            court
+                .send(auditors, U256::ZERO, call)
+                .await
+                .context("ending the duty for models that are not here")?;
         }
         let new: Vec<B256> = ids.into_iter().filter(|id| !old.contains(id)).collect();
         if !new.is_empty() {
@@ -322,7 +325,8 @@ async fn dispute(bench: Arc<Bench>) {
     let prepare: Arc<Prepare<'static>> = {
         let bench = bench.clone();
         Arc::new(move |claim: &Claim, defend: bool| {
-            let known = bench.store.case(&claim.receipt_id().0)?.context("an answer that was not looked at")?;
+            let known =
+                bench.store.case(&claim.receipt_id().0)?.context("an answer that was not looked at")?;
             let model =
                 bench.models.iter().find(|m| m.id().0 == claim.model).context("no such model here")?;
             let disclosed = known.answer.disclosure.context("an answer that was not shown")?;

@@ -87,7 +87,8 @@ mod tests {
 
     #[test]
     fn silence_counts_only_while_this_machine_is_online() {
-        let (patience, end) = tried(&FetchError::Unreachable("timed out".into()), 6, Duration::from_secs(360));
+        let (patience, end) =
+            tried(&FetchError::Unreachable("timed out".into()), 6, Duration::from_secs(360));
         assert!(!patience.is_over(end, false));
         assert!(patience.is_over(end, true));
     }

@@ -200,12 +200,12 @@ async fn commit(bench: &Bench, round: &Round) -> anyhow::Result<()> {
     let Round { node, size, .. } = *round;
     // As words: a list of bytes would be encoded as a byte string.
     let words: Vec<U256> = round.verdicts.iter().map(|v| U256::from(*v)).collect();
-    let sealed =
-        (bench.me(), node, size, round.indices.clone(), words, round.models.clone(), round.salt);
+    let sealed = (bench.me(), node, size, round.indices.clone(), words, round.models.clone(), round.salt);
     let hash = keccak256(sealed.abi_encode_params());
     let audits = bench.court.network.contracts.audits;
     loop {
-        let Err(e) = bench.court.send(audits, U256::ZERO, Audits::commitCall { node, size, hash }).await else {
+        let Err(e) = bench.court.send(audits, U256::ZERO, Audits::commitCall { node, size, hash }).await
+        else {
             info!(%node, size, receipts = round.indices.len(), "committed to verdicts");
             return Ok(());
         };

@@ -124,7 +124,8 @@ impl Store {
 
     /// An answer by its receipt id.
     pub(super) fn case(&self, id: &B256) -> anyhow::Result<Option<Refuted>> {
-        let Some(bytes) = self.0.begin_read()?.open_table(CASES)?.get(id.0)?.map(|v| v.value().to_vec()) else {
+        let Some(bytes) = self.0.begin_read()?.open_table(CASES)?.get(id.0)?.map(|v| v.value().to_vec())
+        else {
             return Ok(None);
         };
         read_case(&bytes).map(Some)
@@ -145,9 +146,9 @@ impl Store {
     /// Deletes answers that nobody can ask for any more at Unix time `now`.
     pub(super) fn forget(&self, now: u64) -> anyhow::Result<()> {
         let write = self.0.begin_write()?;
-        write.open_table(CASES)?.retain(|_, bytes| {
-            serde_json::from_slice::<Case>(bytes).is_ok_and(|case| case.until >= now)
-        })?;
+        write
+            .open_table(CASES)?
+            .retain(|_, bytes| serde_json::from_slice::<Case>(bytes).is_ok_and(|case| case.until >= now))?;
         write.commit()?;
         Ok(())
     }
@@ -159,7 +160,9 @@ impl Store {
         value: &impl Serialize,
     ) -> anyhow::Result<()> {
         let write = self.0.begin_write()?;
-        write.open_table(table)?.insert((node.into_array(), number), serde_json::to_vec(value)?.as_slice())?;
+        write
+            .open_table(table)?
+            .insert((node.into_array(), number), serde_json::to_vec(value)?.as_slice())?;
         write.commit()?;
         Ok(())
     }

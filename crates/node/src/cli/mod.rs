@@ -342,6 +342,9 @@ pub(crate) enum ReceiptCommand {
         /// Longest time to wait until the receipt is on the ledger, in seconds.
         #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=60))]
         wait: u64,
+        /// A final block that the readers of the file trust; without one, the file starts at the genesis block.
+        #[arg(long, value_name = "NUMBER:HASH")]
+        checkpoint: Option<client::light::Checkpoint>,
     },
     /// List the newest receipts.
     List {
@@ -378,6 +381,9 @@ pub(crate) struct ProveArgs {
     /// A final transaction.
     #[arg(long, value_name = "HASH")]
     pub(crate) transaction: Option<B256>,
+    /// A final block that the readers of the file trust; without one, the file starts at the genesis block.
+    #[arg(long, value_name = "NUMBER:HASH")]
+    pub(crate) checkpoint: Option<client::light::Checkpoint>,
 }
 
 #[derive(Debug, Args)]
@@ -388,17 +394,16 @@ The file is the proof of an answer (`og receipt get`) or of what the chain says 
 
 Examples:
   og verify proof.json --network 0x5f3c…
-  og verify account.json --network 0x5f3c… --checkpoint 12:0x90ab…")]
+  og verify proof.json --network 0x5f3c… --checkpoint 1200:0x90ab…")]
 pub(crate) struct VerifyArgs {
     /// The proof file; - reads standard input.
     pub(crate) file: PathBuf,
     /// Genesis hash of the network that you mean.
     #[arg(long, visible_alias = "genesis", env = "OG_NETWORK", value_name = "HASH")]
     pub(crate) network: Option<B256>,
-    /// Validators that you trust, EPOCH:COMMITMENT as `og_validators` gives them; changes of validators before them are not looked at. Only for
-    /// proofs of what the chain says.
-    #[arg(long, value_name = "EPOCH:HASH")]
-    pub(crate) checkpoint: Option<String>,
+    /// A final block that you trust; the file must have been made for it. Nobody who validated before it can deceive you then.
+    #[arg(long, value_name = "NUMBER:HASH", requires = "network")]
+    pub(crate) checkpoint: Option<client::light::Checkpoint>,
     /// Run the model again and compare every token and the trace (bit for bit).
     #[arg(long)]
     pub(crate) replay: bool,
