@@ -459,6 +459,11 @@ impl Chain {
         self.evidence.lock().pop_front()
     }
 
+    /// Takes back a piece of evidence that could not be used yet.
+    pub fn keep_evidence(&self, evidence: Equivocation) {
+        self.report(evidence);
+    }
+
     pub(crate) fn gossip_queue(&self) -> mpsc::Receiver<Bytes> {
         let (sender, receiver) = mpsc::channel(GOSSIP_QUEUE);
         *self.gossip.lock() = Some(sender);

@@ -2,7 +2,7 @@
 //! a new node, or one whose model few auditors hold, pays in advance.
 
 use crate::court::Court;
-use client::{ClientError, contracts::Audits};
+use client::contracts::Audits;
 use tracing::info;
 use types::U256;
 
@@ -14,9 +14,9 @@ const SWEEP: u64 = 64;
 /// Fills the account of this node when it is less than half full and the node has coins for it.
 ///
 /// # Errors
-/// [`ClientError`] when the ledger cannot be read, or refuses the coins.
-pub(crate) async fn keep(court: &Court) -> Result<(), ClientError> {
-    let (node, audits) = (court.account.address(), court.network.contracts.audits);
+/// When the ledger cannot be read, or refuses the coins.
+pub(crate) async fn keep(court: &Court) -> anyhow::Result<()> {
+    let (node, audits) = (court.me(), court.network.contracts.audits);
     let full = court.rpc.view(audits, &Audits::FEECall {}).await? * U256::from(VERDICTS);
     let account = Audits::accountsCall { node };
     if court.rpc.view(audits, &account).await? * U256::from(2) >= full {

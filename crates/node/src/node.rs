@@ -3,7 +3,7 @@
 use crate::{
     audit_account,
     court::{
-        Court, case,
+        Court, call_of, case,
         games::{Games, Prepare},
     },
     files,
@@ -12,11 +12,11 @@ use crate::{
     payments::Till,
     receipt_log::ReceiptLog,
 };
-use alloy_sol_types::SolCall as _;
+use alloy_sol_types::SolCall;
 use anyhow::{Context as _, bail, ensure};
 use api::Server;
 use client::{
-    Account, ClientError, RpcClient,
+    ClientError, RpcClient,
     contracts::{Disputes, Escrow, ModelRegistry, NodeRegistry, ReceiptLog as LogContract},
     light,
 };
@@ -33,7 +33,8 @@ use std::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::{info, warn};
-use types::{Address, B256, Bytes, Claim, NetworkConfig, U256, keccak256, tlog::NodeOrigin};
+use types::{Address, B256, Claim, NetworkConfig, U256, keccak256, tlog::NodeOrigin};
+use wallet::{Account, Call, Config, SendError, Wallet};
 
 /// How often the log's root is posted, when there is something new.
 const POST_INTERVAL: Duration = Duration::from_millis(500);
@@ -46,6 +47,8 @@ const EARN_INTERVAL: Duration = Duration::from_secs(10);
 const BATCH_MAX: u64 = 256;
 /// How often the account for audits is looked at.
 const ACCOUNT_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the transactions of the start are tried before the user is told.
+const START_MAX: Duration = Duration::from_secs(60);
 /// Ticks of [`POST_INTERVAL`] between deletions of old answers.
 const FORGET_TICKS: u64 = 120;
 
@@ -100,7 +103,6 @@ impl Drop for Node {
 /// Everything that a node's tasks share.
 struct Operator {
     rpc: RpcClient,
-    account: Account,
     network: NetworkConfig,
     log: Arc<ReceiptLog>,
     posted: Arc<AtomicU64>,
@@ -124,14 +126,14 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
     let genesis = keccak256(&network.genesis_header);
     light::check_network(&network.network, &network.genesis_header, genesis).map_err(anyhow::Error::msg)?;
     let log = Arc::new(ReceiptLog::open(&config.data_dir.join("receipts.redb"))?);
-    let account = Account::new(secret)?;
+    let wallet = Config::new(Account::new(secret)?, network.network.chain_id);
+    let wallet = Wallet::open(wallet.kept_in(config.data_dir.join("calls.redb")), Arc::new(rpc.clone()))?;
     let operator = Operator {
         rpc: rpc.clone(),
-        account,
         network: network.network.clone(),
         log: log.clone(),
         posted: Arc::default(),
-        court: Court::new(rpc.clone(), network.network.clone(), Account::new(secret)?),
+        court: Court::new(rpc.clone(), network.network.clone(), wallet),
         model: engine.model().clone(),
     };
     operator.resume().await?;
@@ -145,7 +147,7 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
         price_input: config.price_input,
         price_output: config.price_output,
     };
-    let address = operator.account.address();
+    let address = operator.court.me();
     let court = operator.court.clone();
     let till = Till::open(court.clone(), address, config.require_payment, log.clone())?;
     let origin = NodeOrigin { chain_id: network.network.chain_id, genesis, node: address };
@@ -168,13 +170,14 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
 }
 
 impl Operator {
-    async fn send(&self, to: Address, value: U256, data: Vec<u8>) -> Result<B256, ClientError> {
-        self.court.send_data(to, value, Bytes::from(data)).await
+    /// Sends what belongs to the start: its user waits, and must be told soon when it cannot be done.
+    async fn start_with(&self, to: Address, value: U256, call: impl SolCall) -> Result<B256, SendError> {
+        self.court.send_call(call_of(to, &call).with_value(value).within(START_MAX)).await
     }
 
     /// Compares the log on disk with what the ledger knows of it.
     async fn resume(&self) -> anyhow::Result<()> {
-        let node = self.account.address();
+        let node = self.court.me();
         let latest =
             self.rpc.view(self.network.contracts.receipt_log, &LogContract::latestCall { node }).await?;
         if latest.size > 0 && self.log.root_at(latest.size) != Some(latest.root) {
@@ -192,7 +195,7 @@ impl Operator {
     /// Publishes the model, stakes and offers it, as far as that is not done yet.
     async fn register(&self, config: &NodeConfig, engine: &Engine) -> anyhow::Result<()> {
         let contracts = self.network.contracts;
-        let node = self.account.address();
+        let node = self.court.me();
         let manifest = engine.model().manifest();
         let model = manifest.id().0;
         let offset = U256::ZERO;
@@ -204,11 +207,11 @@ impl Operator {
                 config.stake_wei
             );
             let call = NodeRegistry::registerCall { endpoint: config.endpoint.clone() };
-            let sent = self.send(contracts.node_registry, config.stake_wei, call.abi_encode()).await;
+            let sent = self.start_with(contracts.node_registry, config.stake_wei, call).await;
             sent.context("registering the node (is the stake at least the registry's minimum?)")?;
         } else {
             let call = NodeRegistry::updateEndpointCall { endpoint: config.endpoint.clone() };
-            self.send(contracts.node_registry, U256::ZERO, call.abi_encode())
+            self.start_with(contracts.node_registry, U256::ZERO, call)
                 .await
                 .context("updating the endpoint")?;
         }
@@ -218,7 +221,7 @@ impl Operator {
                 manifest: manifest.encode().into(),
                 uri: String::new(),
             };
-            let sent = self.send(contracts.model_registry, U256::ZERO, call.abi_encode()).await;
+            let sent = self.start_with(contracts.model_registry, U256::ZERO, call).await;
             // Another node may have published it in the meantime; that is as good.
             let exists = ModelRegistry::existsCall { modelId: model };
             if !self.rpc.view(contracts.model_registry, &exists).await? {
@@ -237,9 +240,7 @@ impl Operator {
                 pricePerInputToken: config.price_input,
                 pricePerOutputToken: config.price_output,
             };
-            self.send(contracts.node_registry, U256::ZERO, call.abi_encode())
-                .await
-                .context("offering the model")?;
+            self.start_with(contracts.node_registry, U256::ZERO, call).await.context("offering the model")?;
         }
         Ok(())
     }
@@ -276,7 +277,7 @@ impl Operator {
             let size = self.log.size().min(posted + BATCH_MAX);
             let Some(root) = self.log.root_at(size).filter(|_| size > posted) else { continue };
             let call = LogContract::appendCall { oldSize: posted, newSize: size, root };
-            match self.send(self.network.contracts.receipt_log, U256::ZERO, call.abi_encode()).await {
+            match self.court.send(self.network.contracts.receipt_log, U256::ZERO, call).await {
                 Ok(_) => self.posted.store(size, Ordering::Release),
                 Err(e) => {
                     warn!("cannot post the log's root: {e}; trying again");
@@ -360,14 +361,14 @@ impl Operator {
         if posted > 0
             && let Some(call) = till.settlement(posted).await?
         {
-            self.send(escrow, U256::ZERO, call.to_vec()).await?;
+            self.court.send_call(Call::new(escrow, call).called("settle")).await?;
             info!("took what clients have promised");
         }
-        let node = self.account.address();
+        let node = self.court.me();
         // Bonds of those who were wrong about this node. Both judges keep their books in the same way.
         for judge in [self.network.contracts.disputes, self.network.contracts.jury] {
             if !self.rpc.view(judge, &Disputes::balancesCall { owner: node }).await?.is_zero() {
-                self.send(judge, U256::ZERO, Disputes::withdrawCall {}.abi_encode()).await?;
+                self.court.send(judge, U256::ZERO, Disputes::withdrawCall {}).await?;
             }
         }
         let count = self.rpc.view(escrow, &Escrow::bucketCountCall { node }).await?;
@@ -379,7 +380,7 @@ impl Operator {
             }
             if bucket.amount > 0 {
                 let call = Escrow::releaseCall { node, index: *released };
-                self.send(escrow, U256::ZERO, call.abi_encode()).await?;
+                self.court.send(escrow, U256::ZERO, call).await?;
                 info!(wei = bucket.amount, "earned");
             }
             *released += U256::from(1);

@@ -3,6 +3,7 @@
 use crate::{
     cli::{GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand},
     commands::{stop_signal, watch},
+    court::call_of,
     genesis::{COIN, NewNetwork, scaled_epoch, scaled_staking, staking_rules},
     network_file::{NetworkFile, Peer},
     output::outln,
@@ -13,12 +14,16 @@ use crate::{
 use alloy_sol_types::SolCall;
 use anyhow::{Context as _, ensure};
 use api::rpc::RpcConfig;
-use client::{Account, RpcClient, contracts::Staking};
+use client::{RpcClient, contracts::Staking};
 use ledger::Retention;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::io::IsTerminal as _;
+use std::{io::IsTerminal as _, sync::Arc, time::Duration};
 use types::{Address, U256, ValidatorKey};
+use wallet::{Account, Config, Wallet};
+
+/// How long a command tries before it says that it has failed.
+const COMMAND_MAX: Duration = Duration::from_secs(60);
 
 /// What others need to know of a validator.
 #[derive(Serialize, Deserialize)]
@@ -185,10 +190,10 @@ async fn send(args: &StakingArgs, value: U256, call: impl SolCall) -> anyhow::Re
     let keys = Keys::open(&args.data)?;
     let rpc = RpcClient::new(&args.rpc);
     let network = rpc.network().await?.network;
-    let account = Account::new(keys.operator)?;
-    let (to, data) = (network.contracts.staking, call.abi_encode().into());
-    account.send(&rpc, network.chain_id, to, value, data).await?;
-    Ok(account.address())
+    let config = Config::new(Account::new(keys.operator)?, network.chain_id).patient_for(COMMAND_MAX);
+    let wallet = Wallet::open(config, Arc::new(rpc))?;
+    wallet.send(call_of(network.contracts.staking, &call).with_value(value)).await?;
+    Ok(wallet.address())
 }
 
 async fn act(args: &StakingArgs, call: impl SolCall, what: &str) -> anyhow::Result<()> {

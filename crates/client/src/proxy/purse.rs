@@ -1,6 +1,6 @@
 //! Pays nodes: a pocket of coins for each in the escrow, and promises that grow with every answer that was checked.
 
-use crate::{Account, ClientError, RpcClient, contracts::Escrow};
+use crate::{ClientError, RpcClient, contracts::Escrow};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::SolCall as _;
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,15 @@ use std::{
     collections::BTreeMap,
     fs,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tracing::{info, warn};
 use types::{NetworkConfig, Voucher, signing};
+use wallet::{Account, Call, Config, SendError, Wallet};
+
+/// How long a deposit is tried: the request that needs it waits.
+const DEPOSIT_MAX: Duration = Duration::from_secs(30);
 
 /// Who pays, and how much is put into a pocket at once.
 #[derive(Clone, Debug)]
@@ -28,7 +33,7 @@ struct Totals(BTreeMap<Address, U256>);
 
 /// A paying account.
 pub(super) struct Purse {
-    account: Account,
+    wallet: Wallet,
     payer: Payer,
     rpc: RpcClient,
     network: NetworkConfig,
@@ -40,7 +45,7 @@ pub(super) struct Purse {
 
 impl std::fmt::Debug for Purse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Purse({})", self.account.address())
+        write!(f, "Purse({})", self.wallet.address())
     }
 }
 
@@ -58,12 +63,16 @@ impl Purse {
             Err(e) => return Err(fault(e.to_string())),
         };
         let account = Account::new(payer.secret)?;
+        let config = Config::new(account, network.chain_id)
+            .kept_in(path.with_extension("calls.redb"))
+            .patient_for(DEPOSIT_MAX);
+        let wallet = Wallet::open(config, Arc::new(rpc.clone())).map_err(SendError::from)?;
         let (totals, filling) = (Mutex::new(totals), tokio::sync::Mutex::default());
-        Ok(Self { account, payer, rpc, network, path, totals, filling })
+        Ok(Self { wallet, payer, rpc, network, path, totals, filling })
     }
 
     pub(super) fn address(&self) -> Address {
-        self.account.address()
+        self.wallet.address()
     }
 
     fn lock(&self) -> MutexGuard<'_, Totals> {
@@ -106,7 +115,8 @@ impl Purse {
             return Ok(());
         }
         let data = Bytes::from(Escrow::depositCall { node }.abi_encode());
-        self.account.send(&self.rpc, self.network.chain_id, escrow, self.payer.deposit, data).await?;
+        let call = Call::new(escrow, data).with_value(self.payer.deposit).called("a deposit in the escrow");
+        self.wallet.send(call).await?;
         info!(%node, wei = %self.payer.deposit, "put coins into the escrow");
         Ok(())
     }

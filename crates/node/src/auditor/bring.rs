@@ -84,7 +84,8 @@ async fn bring(bench: &Bench, fault: &Fault) -> anyhow::Result<bool> {
         let kind = if withheld { KIND_WITHHELD } else { KIND_TEXT };
         let bond = bench.court.rpc.view(bench.court.network.contracts.jury, &Jury::BONDCall {}).await?;
         let call = Jury::escalateCall { node, size, index, kind, logged: logged.clone() };
-        let sent = bench.court.send(bench.court.network.contracts.jury, bond, call).await;
+        let jury = bench.court.network.contracts.jury;
+        let sent = bench.court.send_by(fault.until, jury, bond, call).await;
         sent.map(|_| info!(%node, index, "called a jury")).context("calling a jury")
     };
     // A jury that is called says so to the audits; what somebody else brought counts as brought.
@@ -93,7 +94,7 @@ async fn bring(bench: &Bench, fault: &Fault) -> anyhow::Result<bool> {
     }
     let logged = if withheld { LoggedClaim::default() } else { logged };
     let call = Audits::backCall { node, size, index, logged };
-    match (bench.court.send(audits, U256::ZERO, call).await, own) {
+    match (bench.court.send_by(fault.until, audits, U256::ZERO, call).await, own) {
         (Ok(_), _) => Ok(true),
         (Err(e), Ok(())) => Err(e).context("showing that it was disputed"),
         (Err(_), Err(own)) => Err(own),
@@ -121,7 +122,7 @@ async fn dispute(bench: &Bench, fault: &Fault, logged: LoggedClaim) -> anyhow::R
     let bond = bench.court.rpc.view(disputes, &Disputes::bondForCall { node }).await?;
     let opening = opening.encode().into();
     let call = Disputes::openLoggedCall { node, size, index, logged, opening };
-    bench.court.send(disputes, bond, call).await.context("opening a dispute")?;
+    bench.court.send_by(fault.until, disputes, bond, call).await.context("opening a dispute")?;
     info!(%node, index, "opened a dispute");
     Ok(())
 }

@@ -123,17 +123,25 @@ async fn work(bench: &Bench, id: B256, case: &mut Case) -> anyhow::Result<bool> 
         let _ = bench.court.send(jury, U256::ZERO, Jury::resolveCall { id }).await;
     } else if time > state.commitUntil {
         if let (Some((guilty, salt)), true, false) = (case.vote, case.committed, case.revealed) {
-            bench.court.send(jury, U256::ZERO, Jury::revealCall { id, guilty, salt }).await?;
-            case.revealed = true;
+            let until = state.commitUntil + bench.rules.jury_reveal_seconds;
+            let call = Jury::revealCall { id, guilty, salt };
+            match bench.court.send_by(until, jury, U256::ZERO, call).await {
+                Ok(_) => case.revealed = true,
+                // The contract's no is final; everything else is tried again.
+                Err(e) => {
+                    case.revealed = e.is_revert();
+                    return Err(e.into());
+                }
+            }
         }
     } else if !case.idle && !case.committed {
-        vote(bench, id, case, state.commitUntil - time).await?;
+        vote(bench, id, case, time, state.commitUntil).await?;
     }
     Ok(false)
 }
 
-/// Looks, and commits to a vote as soon as there is one; `left` seconds are left for that.
-async fn vote(bench: &Bench, id: B256, case: &mut Case, left: u64) -> anyhow::Result<()> {
+/// Looks, and commits to a vote as soon as there is one; it is `time`, and there is time for that `until` then.
+async fn vote(bench: &Bench, id: B256, case: &mut Case, time: u64, until: u64) -> anyhow::Result<()> {
     let jury = bench.court.network.contracts.jury;
     if case.patience.is_none() {
         match bench.court.rpc.view(jury, &Jury::isJurorCall { id, auditor: bench.me() }).await {
@@ -146,7 +154,7 @@ async fn vote(bench: &Bench, id: B256, case: &mut Case, left: u64) -> anyhow::Re
             Err(ClientError::Rpc { .. }) => return Ok(()),
             Err(e) => return Err(e.into()),
         }
-        case.patience = Some(Patience::new(Duration::from_secs(left), Instant::now()));
+        case.patience = Some(Patience::new(Duration::from_secs(until - time), Instant::now()));
     }
     let Some(patience) = &mut case.patience else { return Ok(()) };
     if case.vote.is_none() {
@@ -177,7 +185,7 @@ async fn vote(bench: &Bench, id: B256, case: &mut Case, left: u64) -> anyhow::Re
     }
     if let Some((guilty, salt)) = case.vote {
         let hash = keccak256((bench.me(), id, guilty, salt).abi_encode());
-        bench.court.send(jury, U256::ZERO, Jury::commitCall { id, hash }).await?;
+        bench.court.send_by(until, jury, U256::ZERO, Jury::commitCall { id, hash }).await?;
         case.committed = true;
         info!(case = %id, guilty, "voted");
     }

@@ -11,7 +11,7 @@ mod store;
 
 use crate::{
     court::{
-        Court, case,
+        Court, call_of, case,
         games::{Ended, Games, Prepare},
     },
     files,
@@ -19,7 +19,7 @@ use crate::{
 use anyhow::{Context as _, ensure};
 use bring::Faults;
 use client::{
-    Account, ClientError, RpcClient,
+    ClientError, RpcClient,
     contracts::{Auditors, Audits, Canaries, Disputes, Jury},
     light,
 };
@@ -40,6 +40,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 use types::{Address, B256, Claim, Disclosure, U256, keccak256};
+use wallet::{Account, Config, Wallet};
 
 /// How often the ledger is read.
 const TICK: Duration = Duration::from_millis(400);
@@ -53,6 +54,9 @@ const NODE_PLACES: usize = 4;
 const COMPUTE_PLACES: usize = 2;
 /// How long an answer of some node shows that this machine is online.
 const ONLINE: Duration = Duration::from_secs(60);
+
+/// How long the transactions of the start are tried before the user is told.
+const START_MAX: Duration = Duration::from_secs(60);
 
 /// How an auditor is run.
 pub(crate) struct AuditorConfig {
@@ -147,7 +151,7 @@ pub(crate) enum Verdict {
 
 impl Bench {
     pub(crate) fn me(&self) -> Address {
-        self.court.account.address()
+        self.court.me()
     }
 
     /// Computes an answer again. `None` when the model is not here.
@@ -204,9 +208,10 @@ pub(crate) async fn start(config: AuditorConfig, models: Vec<Arc<Model>>) -> any
     let info = rpc.network().await?;
     let genesis = keccak256(&info.genesis_header);
     light::check_network(&info.network, &info.genesis_header, genesis).map_err(anyhow::Error::msg)?;
-    let account = Account::new(secret)?;
-    let address = account.address();
-    let court = Court::new(rpc, info.network, account);
+    let wallet = Config::new(Account::new(secret)?, info.network.chain_id);
+    let wallet = Wallet::open(wallet.kept_in(config.data_dir.join("calls.redb")), Arc::new(rpc.clone()))?;
+    let address = wallet.address();
+    let court = Court::new(rpc, info.network, wallet);
     join(&court, config.stake_wei, &models).await?;
     let rules = Rules::read(&court).await.context("reading the rules of audits")?;
     let http = reqwest::Client::builder()
@@ -242,7 +247,7 @@ pub(crate) async fn start(config: AuditorConfig, models: Vec<Arc<Model>>) -> any
 async fn join(court: &Court, stake: U256, models: &[Arc<Model>]) -> anyhow::Result<()> {
     let ids: Vec<B256> = models.iter().map(|m| m.id().0).collect();
     ensure!(ids.len() <= MODELS_MAX, "an auditor registers at most {MODELS_MAX} models");
-    let (me, auditors) = (court.account.address(), court.network.contracts.auditors);
+    let (me, auditors) = (court.me(), court.network.contracts.auditors);
     let known = court.rpc.view(auditors, &Auditors::auditorInfoCall { auditor: me }).await?;
     if !known.stake.is_zero() {
         ensure!(known.exitAt == 0, "auditor {me} has left; withdraw its stake and use a new folder");
@@ -251,14 +256,15 @@ async fn join(court: &Court, stake: U256, models: &[Arc<Model>]) -> anyhow::Resu
         if !gone.is_empty() {
             let call = Auditors::removeModelsCall { models: gone };
             court
-                .send(auditors, U256::ZERO, call)
+                .send_call(call_of(auditors, &call).within(START_MAX))
                 .await
                 .context("ending the duty for models that are not here")?;
         }
         let new: Vec<B256> = ids.into_iter().filter(|id| !old.contains(id)).collect();
         if !new.is_empty() {
             let call = Auditors::addModelsCall { models: new };
-            court.send(auditors, U256::ZERO, call).await.context("registering the models")?;
+            let call = call_of(auditors, &call).within(START_MAX);
+            court.send_call(call).await.context("registering the models")?;
         }
         return Ok(());
     }
@@ -268,7 +274,7 @@ async fn join(court: &Court, stake: U256, models: &[Arc<Model>]) -> anyhow::Resu
         "auditor {me} has {balance} wei, but needs a stake of {stake} and some wei for fees; send it coins first"
     );
     court
-        .send(auditors, stake, Auditors::joinCall { models: ids })
+        .send_call(call_of(auditors, &Auditors::joinCall { models: ids }).with_value(stake).within(START_MAX))
         .await
         .context("joining (is the stake at least the minimum?)")?;
     Ok(())

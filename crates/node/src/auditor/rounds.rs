@@ -195,7 +195,7 @@ async fn begin(bench: &Bench, node: Address, size: u64, root: B256, slot: &Slot)
     commit(bench, &round).await
 }
 
-/// Commits, and tries again until the time is over.
+/// Commits before the time for that is over.
 async fn commit(bench: &Bench, round: &Round) -> anyhow::Result<()> {
     let Round { node, size, .. } = *round;
     // As words: a list of bytes would be encoded as a byte string.
@@ -203,23 +203,18 @@ async fn commit(bench: &Bench, round: &Round) -> anyhow::Result<()> {
     let sealed = (bench.me(), node, size, round.indices.clone(), words, round.models.clone(), round.salt);
     let hash = keccak256(sealed.abi_encode_params());
     let audits = bench.court.network.contracts.audits;
-    loop {
-        let Err(e) = bench.court.send(audits, U256::ZERO, Audits::commitCall { node, size, hash }).await
-        else {
-            info!(%node, size, receipts = round.indices.len(), "committed to verdicts");
-            return Ok(());
-        };
+    let call = Audits::commitCall { node, size, hash };
+    let sent = bench.court.send_by(round.commit_until, audits, U256::ZERO, call).await;
+    if sent.is_err() {
         // A transaction may have been included although we did not see it.
         let stored = Audits::commitmentsCall { node, size, auditor: bench.me() };
-        if bench.court.rpc.view(audits, &stored).await.is_ok_and(|found| found == hash) {
-            return Ok(());
-        }
-        if bench.court.rpc.block_time().await.is_ok_and(|time| time > round.commit_until) {
+        if bench.court.rpc.view(audits, &stored).await? != hash {
             bench.store.drop_round(round)?;
-            return Err(e.into());
+            sent?;
         }
-        tokio::time::sleep(AGAIN).await;
     }
+    info!(%node, size, receipts = round.indices.len(), "committed to verdicts");
+    Ok(())
 }
 
 /// Reveals verdicts, and notes the faults that must go to judges.
@@ -235,7 +230,8 @@ async fn reveal_one(bench: &Bench, round: Round) -> anyhow::Result<()> {
         }
     }
     let call = Audits::revealCall { node, size, indices, verdicts, models, salt };
-    if let Err(e) = bench.court.send(audits, U256::ZERO, call).await {
+    let reveal_until = commit_until + bench.rules.reveal_seconds;
+    if let Err(e) = bench.court.send_by(reveal_until, audits, U256::ZERO, call).await {
         let stored = Audits::commitmentsCall { node, size, auditor: bench.me() };
         let found = bench.court.rpc.view(audits, &stored).await?;
         // One means that it was revealed.

@@ -12,7 +12,6 @@ use crate::{
 use alloy_consensus::TxEip1559;
 use anyhow::{Context as _, ensure};
 use api::rpc::RpcConfig;
-use client::Account;
 use ledger::{Retention, SNAPSHOT_BLOCKS};
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde_json::{Value, json};
@@ -31,6 +30,7 @@ use types::{
     ARITHMETIC_EXACT, Address, B256, Bytes, Claim, Disclose, Disclosure, Evidence, Receipt, Rung, Sampling,
     U256, keccak256,
 };
+use wallet::Account;
 
 const CHAIN_ID: u64 = 10_744;
 /// Transfers on their way at once; one sender may have 64.

@@ -5,12 +5,11 @@ pub(crate) mod games;
 
 use alloy_sol_types::SolCall;
 use client::{
-    Account, ClientError, RpcClient,
+    ClientError, RpcClient,
     contracts::{Audits, Escrow, Jury},
 };
-use std::sync::Arc;
-use tokio::sync::Mutex;
 use types::{Address, B256, Bytes, NetworkConfig, U256, Voucher};
+use wallet::{Call, SendError, Wallet};
 
 /// Kind of a jury's case: the text is wrong.
 pub(crate) const KIND_TEXT: u8 = 2;
@@ -22,33 +21,41 @@ pub(crate) const KIND_WITHHELD: u8 = 3;
 pub(crate) struct Court {
     pub(crate) rpc: RpcClient,
     pub(crate) network: NetworkConfig,
-    pub(crate) account: Account,
-    /// Held while a transaction is sent, so that each takes the next nonce; not while it is waited for.
-    turn: Arc<Mutex<()>>,
+    /// What sends its transactions.
+    pub(crate) wallet: Wallet,
 }
 
 impl Court {
-    pub(crate) fn new(rpc: RpcClient, network: NetworkConfig, account: Account) -> Self {
-        Self { rpc, network, account, turn: Arc::default() }
+    pub(crate) fn new(rpc: RpcClient, network: NetworkConfig, wallet: Wallet) -> Self {
+        Self { rpc, network, wallet }
     }
 
-    /// Sends a call and waits until it is final.
-    pub(crate) async fn send(
+    /// The party's address.
+    pub(crate) fn me(&self) -> Address {
+        self.wallet.address()
+    }
+
+    /// Sends a call without a deadline and waits until it is final. What waits or is refused is tried again for as long as the wallet is
+    /// patient.
+    pub(crate) async fn send(&self, to: Address, value: U256, call: impl SolCall) -> Result<B256, SendError> {
+        self.send_call(call_of(to, &call).with_value(value)).await
+    }
+
+    /// Sends a call that is worth nothing from `deadline` on (Unix time), and waits until it is final. It is tried until then, and an
+    /// alarm is raised when that may fail.
+    pub(crate) async fn send_by(
         &self,
+        deadline: u64,
         to: Address,
         value: U256,
         call: impl SolCall,
-    ) -> Result<B256, ClientError> {
-        self.send_data(to, value, Bytes::from(call.abi_encode())).await
+    ) -> Result<B256, SendError> {
+        self.send_call(call_of(to, &call).with_value(value).by(deadline)).await
     }
 
-    /// As [`send`](Self::send), with encoded data.
-    pub(crate) async fn send_data(&self, to: Address, value: U256, data: Bytes) -> Result<B256, ClientError> {
-        let hash = {
-            let _turn = self.turn.lock().await;
-            self.account.submit(&self.rpc, self.network.chain_id, to, value, data).await?
-        };
-        self.account.wait(&self.rpc, hash).await.map(|()| hash)
+    /// Sends any call.
+    pub(crate) async fn send_call(&self, call: Call) -> Result<B256, SendError> {
+        self.wallet.send(call).await.map(|done| done.hash)
     }
 
     /// Whether the ledger lets `auditor` see the receipt, which is of `model`: it is drawn to audit it, or to judge it.
@@ -89,4 +96,10 @@ impl Court {
     pub(crate) fn voucher_digest(&self, voucher: &Voucher) -> B256 {
         voucher.digest(self.network.chain_id, self.network.contracts.escrow)
     }
+}
+
+/// A call of a contract, named after its function.
+pub(crate) fn call_of<C: SolCall>(to: Address, call: &C) -> Call {
+    let name = C::SIGNATURE.split('(').next().unwrap_or_default();
+    Call::new(to, Bytes::from(call.abi_encode())).called(name)
 }
