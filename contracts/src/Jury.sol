@@ -305,7 +305,7 @@ contract Jury is Judge {
             revert ClaimNeeded();
         }
         if (!again) AUDITS.onEscalated(node, size, model, index, msg.sender);
-        _begin(node);
+        _begin(node, TEXT_SLASH, entry.price);
         (entry.plaintiff, entry.node, entry.outcome) = (msg.sender, node, Outcome.Open);
         (entry.index, entry.kind) = (index, kind);
         (entry.blockNumber, entry.openedAt) = (uint64(block.number), uint64(block.timestamp));
@@ -368,7 +368,7 @@ contract Jury is Judge {
         _is(entry, Outcome.Open);
         uint64 end = entry.commitUntil + REVEAL_SECONDS;
         if (block.timestamp <= end) revert TooEarly(end);
-        _end(entry.node);
+        _end(entry.node, TEXT_SLASH, entry.price);
         (, uint256 bench) = _weights(entry, address(0));
         if (entry.jurors < MIN_JURORS || bench < MIN_STAKE) {
             entry.outcome = Outcome.NoQuorum;
@@ -516,8 +516,9 @@ contract Jury is Judge {
             DISPUTES.markLost(node, receiptId);
         }
         bool canary = AUDITS.onNodeLost(node, receiptId, entry.plaintiff);
-        (, uint256 left) =
-            _punish(node, receiptId, canary ? 0 : TEXT_SLASH, entry.plaintiff, entry.payer, entry.price);
+        (, uint256 bounty, uint256 left) =
+            _punish(node, receiptId, canary ? 0 : TEXT_SLASH, entry.payer, entry.price);
+        balances[entry.plaintiff] += bounty;
         entry.prize = uint128(Math.min(FEE, left));
         _burn(left - entry.prize);
     }

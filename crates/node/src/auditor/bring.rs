@@ -1,9 +1,9 @@
 //! Takes faults to their judges, until one has them.
 
 use super::{Bench, Verdict, store::Fault};
-use crate::court::{KIND_TEXT, KIND_WITHHELD};
+use crate::court::{KIND_TEXT, KIND_WITHHELD, Place};
 use anyhow::Context as _;
-use client::contracts::{Audits, Disputes, Jury, LoggedClaim};
+use client::contracts::{Audits, Jury, LoggedClaim};
 use referee::Opening;
 use std::{collections::HashMap, sync::Arc, time::Instant};
 use tracing::{info, warn};
@@ -104,7 +104,6 @@ async fn bring(bench: &Bench, fault: &Fault) -> anyhow::Result<bool> {
 /// Opens a dispute about a wrong computation.
 async fn dispute(bench: &Bench, fault: &Fault, logged: LoggedClaim) -> anyhow::Result<()> {
     let Fault { node, size, index, .. } = *fault;
-    let disputes = bench.court.network.contracts.disputes;
     let case = bench.store.case_at(node, index)?.context("the answer is no longer known")?;
     let claim = case.answer.receipt.claim.clone();
     let model =
@@ -119,10 +118,8 @@ async fn dispute(bench: &Bench, fault: &Fault, logged: LoggedClaim) -> anyhow::R
         player.allegation().context("this machine computes the same")
     })
     .await??;
-    let bond = bench.court.rpc.view(disputes, &Disputes::bondForCall { node }).await?;
-    let opening = opening.encode().into();
-    let call = Disputes::openLoggedCall { node, size, index, logged, opening };
-    bench.court.send_by(fault.until, disputes, bond, call).await.context("opening a dispute")?;
+    let place = Place { node, size, index, receipt };
+    bench.court.dispute(place, logged, opening.encode().into()).await.context("opening a dispute")?;
     info!(%node, index, "opened a dispute");
     Ok(())
 }
