@@ -118,7 +118,7 @@ async fn dispute(bench: &Bench, fault: &Fault, logged: LoggedClaim) -> anyhow::R
         player.allegation().context("this machine computes the same")
     })
     .await??;
-    let place = Place { node, size, index, receipt };
+    let place = Place { node, size, index, receipt: case.answer.receipt.claim.receipt_id().0 };
     bench.court.dispute(place, logged, opening.encode().into()).await.context("opening a dispute")?;
     info!(%node, index, "opened a dispute");
     Ok(())

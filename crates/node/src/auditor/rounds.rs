@@ -23,7 +23,9 @@ use types::{Address, B256, U256, keccak256};
 /// How long to wait before something that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long the seed of a batch is waited for. It needs a few blocks of different validators.
-const SEED_TRIES: u32 = 900;
+const SEED_TRIES: u32 = 3_600;
+/// Time between looks whether it is there.
+const SEED_POLL: Duration = Duration::from_millis(250);
 /// Batches of one node that are looked at at once; where the node's account could pay nobody, there is no duty, and fewer.
 const BATCHES_MAX: usize = 128;
 /// See [`BATCHES_MAX`].
@@ -152,7 +154,7 @@ async fn batch_of(bench: &Bench, node: Address, size: u64) -> Result<Audits::Bat
             Err(e) if tries == SEED_TRIES => return Err(e),
             Err(_) => tries += 1,
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(SEED_POLL).await;
     }
 }
 
@@ -179,6 +181,7 @@ async fn begin(bench: &Bench, node: Address, size: u64, root: B256, slot: &Slot)
     });
     let found: Vec<(u64, Found)> = futures::future::join_all(looks).await.into_iter().flatten().collect();
     if found.is_empty() {
+        info!(%node, size, seconds = left.as_secs(), "drawn, but nothing to say");
         return Ok(());
     }
     let round = Round {
