@@ -63,7 +63,9 @@ pub(crate) struct Store(Database);
 
 impl Store {
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
-        let db = Database::create(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let failed = || format!("cannot open {}", path.display());
+        let file = ledger::private_file(path).with_context(failed)?;
+        let db = Database::builder().create_file(file).with_context(failed)?;
         let write = db.begin_write()?;
         write.open_table(ROUNDS)?;
         write.open_table(FAULTS)?;
