@@ -9,6 +9,10 @@ const HOUR = 3600n;
 const WEEK = 7n * 24n * HOUR;
 /** `TrustRules::network()`, as far as these attacks need it. */
 const NETWORK = {
+  disputes: {
+    bond: COIN / 10n, clockSeconds: 8n * HOUR, openSeconds: HOUR, windowSeconds: 24n * HOUR, fraudSlash: 50n * COIN,
+    timeoutSlash: 50n * COIN, bountyPermille: 100n,
+  },
   auditors: { minStake: 20n * COIN, unbondingSeconds: WEEK },
   audits: {
     commitSeconds: HOUR, revealSeconds: HOUR, backSeconds: 4n * HOUR, rateMax: 100_000n, rateMin: 20_000n, fee: COIN / 1_000_000n,
@@ -185,10 +189,10 @@ test('attack: truth that somebody else brought first is not punished', async () 
   pass(all, HOUR);
   // Ann is first everywhere.
   const c = log.claims[0];
-  await dispute(all, ann, c, step(TURN.challengerWon));
+  await dispute(all, ann, c, step(TURN.challengerWon), COIN / 10n);
   await all.jury.send(ann, 'escalate', [victim, size, 1, 2, log.logged(1)], COIN / 5n);
   await all.jury.send(ann, 'escalate', [victim, size, 2, 3, EMPTY], COIN / 5n);
-  await reverts(dispute(all, ben, c, step(TURN.challengerWon)), 'AlreadyLost');
+  await reverts(dispute(all, ben, c, step(TURN.challengerWon), COIN / 10n), 'AlreadyLost');
   await reverts(all.jury.send(ben, 'escalate', [victim, size, 1, 2, log.logged(1)], COIN / 5n), 'AlreadyJudged');
   const claims = [log.logged(0), log.logged(1), EMPTY];
   for (const [index, logged] of claims.entries()) await all.audits.send(ben, 'back', [victim, size, index, logged]);
