@@ -87,7 +87,8 @@ def early(net, receipt):
     posted = lambda: httpx.get(f"{node}/og/v1/log/checkpoint").json()["posted_size"]  # noqa: E731
     size = until(lambda: posted() > index and posted())
     log = httpx.get(f"{node}/og/v1/log/inclusion", params={"index": index, "size": size}).json()
-    asked = [net.ready["nodes"][0], size, {"receipt": receipt, "index": index}]
+    model = httpx.get(f"{node}/og/v1/info").json()["models"][0]["id"]
+    asked = [net.ready["nodes"][0], size, {"receipt": receipt, "model": model, "index": index}]
     rpc = connect(net).provider
     ledger = until(lambda: rpc.make_request("og_receiptLogProof", asked).get("result"))
     return {"/log": log, "/ledger": ledger}

@@ -225,7 +225,9 @@ def of_every_field(file, proof):
 
 
 def is_quantity(pointer):
-    return pointer.startswith("/ledger/audit/") and pointer.rsplit("/", 1)[1] in ("lost", "disputed_at", "right", "posted")
+    return pointer.startswith("/ledger/audit/") and pointer.rsplit("/", 1)[1] in (
+        "lost", "disputed_at", "withheld", "right", "posted",
+    )
 
 
 def free_text(pointer):

@@ -367,9 +367,14 @@ def slots_of_dispute(node, receipt):
     return tuple(mapping_slot(raw(receipt), mapping_slot(raw(node), bytes([base]).rjust(32, b"\0"))) for base in (8, 7))
 
 
-def right_slot(node, index):
-    """Slot of the word of `Audits._right[node]` that has the bit of the receipt at `index`."""
-    return mapping_slot((index // 256).to_bytes(32), mapping_slot(raw(node), (6).to_bytes(32)))
+def right_slot(node, model, index):
+    """Slot of the word of `Audits._right[node]` that has the bit of the receipt at `index`, for verdicts that name `model`."""
+    return mapping_slot(keccak(raw(model) + (index // 256).to_bytes(32)), mapping_slot(raw(node), (5).to_bytes(32)))
+
+
+def withheld_slot(node, index):
+    """Slot of `Disputes.withheld[node][index]`."""
+    return mapping_slot(index.to_bytes(32), mapping_slot(raw(node), (9).to_bytes(32)))
 
 
 def posted_slot(node, size):
@@ -397,7 +402,9 @@ def check_audit(proof, fields):
     lost_slot, disputed_slot = slots_of_dispute(node, receipt_id(claim))
     assert value(disputes, lost_slot, "lost", "lost_proof") == 0, "it was found wrong"
     disputed = value(disputes, disputed_slot, "disputed_at", "disputed_proof")
-    right = value(audits, right_slot(node, log["index"]), "right", "right_proof")
+    withheld = value(disputes, withheld_slot(node, log["index"]), "withheld", "withheld_proof")
+    assert withheld == 0, "a jury found that the node withheld it"
+    right = value(audits, right_slot(node, claim["model"], log["index"]), "right", "right_proof")
     # The time in the claim is the node's own word: what counts is when everybody could see the receipt, if that was later.
     receipts = storage("receipt_log", ledger["account_proof"])
     posted = value(receipts, posted_slot(node, log["size"]), "posted", "posted_proof") >> 128 & (1 << 64) - 1

@@ -103,8 +103,8 @@ HANDOVER = [
     ("header", hexadecimal()), ("certificate", CERTIFICATE), ("next", [("epoch", number(U64)), ("members", many(MEMBER, 256))]),
 ]  # fmt: skip
 AUDIT = [
-    ("lost", quantity), ("disputed_at", quantity), ("right", quantity), ("posted", quantity), ("posted_proof", NODES),
-    ("disputes_proof", NODES), ("lost_proof", NODES), ("disputed_proof", NODES), ("audits_proof", NODES), ("right_proof", NODES),
+    ("lost", quantity), ("disputed_at", quantity), ("withheld", quantity), ("right", quantity), ("posted", quantity), ("posted_proof", NODES),
+    ("disputes_proof", NODES), ("lost_proof", NODES), ("disputed_proof", NODES), ("withheld_proof", NODES), ("audits_proof", NODES), ("right_proof", NODES),
 ]  # fmt: skip
 LEDGER = [
     ("header", hexadecimal()), ("checkpoint?", [("header", hexadecimal()), ("members", many(MEMBER, 256))]),

@@ -39,6 +39,11 @@ def batch_of(contracts, node, index):
 
 
 @pytest.fixture(scope="module")
+def model_id(node_api):
+    return node_api.get("/og/v1/info").json()["models"][0]["id"]
+
+
+@pytest.fixture(scope="module")
 def asked(devnet, http, model, contracts, ask_node):
     """Answers at the beginning of this file, whose windows close while other tests run."""
     audited = [
@@ -74,7 +79,7 @@ def revealed(contracts, nodes):
     return right, wrong
 
 
-def test_auditors_are_drawn_commit_and_find_answers_right(asked, devnet, contracts):
+def test_auditors_are_drawn_commit_and_find_answers_right(asked, devnet, contracts, model_id):
     nodes = devnet.ready["nodes"]
     right, wrong = until(lambda: (r := revealed(contracts, nodes))[0] and r, 60, "an auditor reveals")
     assert not wrong, "an honest node was called wrong"
@@ -89,7 +94,7 @@ def test_auditors_are_drawn_commit_and_find_answers_right(asked, devnet, contrac
     index = min(found)
     size = batch_of(contracts, node, index)
     for auditor in right[node.lower(), index]:
-        assert audits.functions.drawn(node, size, index, auditor).call()
+        assert audits.functions.drawn(node, size, index, model_id, auditor).call()
 
 
 def test_a_signed_answer_is_shown_to_nobody(ask_node, node_api, contracts, devnet):
@@ -116,7 +121,7 @@ def test_a_public_answer_is_shown_to_anybody(ask_node, node_api, rung):
 
 
 @pytest.fixture(scope="module")
-def drawn(ask_node, node_api, contracts, devnet):
+def drawn(ask_node, node_api, contracts, devnet, model_id):
     """An answer for auditors for which some auditor is drawn and some is not, when there are such: (index, size, in, out)."""
     for _ in range(12):
         index, _ = where(node_api, ask_node(og_disclose="auditors", og_assurance="audited"))
@@ -124,7 +129,7 @@ def drawn(ask_node, node_api, contracts, devnet):
 
         def draw(key, index=index, size=size):
             with contextlib.suppress(Web3Exception):
-                return "yes" if contracts.Audits.functions.drawn(node_api.address, size, index, key.address).call() else "no"
+                return "yes" if contracts.Audits.functions.drawn(node_api.address, size, index, model_id, key.address).call() else "no"
             return None
 
         keys = [key_of(devnet, "auditors", i) for i in range(len(devnet.ready["auditors"]))]

@@ -297,7 +297,7 @@ def late(w3, devnet, contracts, http, model):
 
     def proof_of(answer):
         """Its proof file as of now."""
-        place = {"receipt": answer["id"], "index": answer["index"]}
+        place = {"receipt": answer["id"], "model": answer["proof"]["receipt"]["claim"]["model"], "index": answer["index"]}
         asked = [key.address, 2, place]
         ledger = until(lambda: w3.provider.make_request("og_receiptLogProof", asked).get("result"), 60, "the log is final")
         return write_file({**answer["proof"], "ledger": ledger})

@@ -20,7 +20,7 @@ const SETTINGS = {
 
 /** Names of the system contracts: every `src/` file with a contract of the same name. */
 export const SYSTEM_CONTRACTS = [
-  'Auditors', 'Audits', 'Beacon', 'Disputes', 'Escrow', 'Jury', 'ModelRegistry', 'NodeRegistry', 'ReceiptLog', 'Staking',
+  'Auditors', 'Audits', 'Beacon', 'Canaries', 'Disputes', 'Escrow', 'Jury', 'ModelRegistry', 'NodeRegistry', 'ReceiptLog', 'Staking',
   'WrappedNative',
 ];
 

@@ -282,7 +282,7 @@ contract Escrow is ReentrancyGuardTransient {
         if (sum == 0) revert NothingDue();
         uint256 audit = sum * AUDIT_PERMILLE / 1000;
         index = _fill(sum - audit, audit, logSize);
-        if (audit > 0) AUDITS.fund{value: audit}();
+        if (audit > 0) AUDITS.fundFor{value: audit}(msg.sender);
     }
 
     /// @notice Pays a bucket to its node, except what open proceedings hold. Anybody may call this.

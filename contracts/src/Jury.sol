@@ -19,8 +19,12 @@ import {Sortition} from "./Sortition.sol";
 /// @notice Decides what no computation can: whether a prompt, text, count or price follows from the request, and whether a
 /// node withholds a request. Auditors are drawn by lot, vote secretly, and two thirds of their stake must agree.
 /// @dev It is a vote, not a proof: who has two thirds of the auditors' stake decides. Votes count by stake and jurors are
-/// drawn by stake, so splitting a stake loses weight. Both outcomes pay the voters of the winning side, so that no
-/// outcome is the better business.
+/// drawn by stake, so splitting a stake loses weight. Only stake counts that was there `TENURE_SECONDS` before the case and
+/// still is, and there is no verdict where all of that is less than `MIN_STAKE` or fewer than `MIN_JURORS` vote: who empties
+/// the bench, or comes to one that is nearly empty, decides nothing. Both outcomes pay the voters of the winning side, so
+/// that no outcome is the better business.
+/// A receipt has one case of each kind. One without a verdict can be opened again, `MAX_ATTEMPTS` times in all. A node can
+/// answer on the ledger before it is convicted of withholding (`answer`).
 contract Jury is Judge {
     /// @notice Rules of a network; they never change.
     struct Params {
@@ -34,6 +38,10 @@ contract Jury is Judge {
         uint64 rate;
         /// @dev Fewest jurors that must reveal.
         uint64 minJurors;
+        /// @dev Age of stake that counts, in seconds.
+        uint64 tenureSeconds;
+        /// @dev Least tenured stake of all auditors, in wei, with which there is a verdict.
+        uint256 minStake;
         /// @dev What a wrong text costs a node, in wei.
         uint256 textSlash;
         /// @dev Most that all jurors of the winning side share after a conviction, in wei; out of the slash.
@@ -54,7 +62,7 @@ contract Jury is Judge {
         Guilty,
         /// @dev Fewer do.
         NotGuilty,
-        /// @dev Too few jurors voted.
+        /// @dev Too few jurors voted, or there is too little stake of the needed age.
         NoQuorum
     }
 
@@ -74,6 +82,14 @@ contract Jury is Judge {
         uint64 commitUntil;
         /// @dev Who paid for the answer; zero when it was free or the claim is not known.
         address payer;
+        /// @dev Unix time at which it opened.
+        uint64 openedAt;
+        /// @dev `TEXT` or `WITHHELD`.
+        uint8 kind;
+        /// @dev Parts of the node's answer on the ledger.
+        uint8 parts;
+        /// @dev The receipt.
+        uint64 index;
         /// @dev Its price in wei.
         uint128 price;
         /// @dev Stake of jurors that voted guilty, in wei.
@@ -100,6 +116,17 @@ contract Jury is Judge {
         bool settled;
     }
 
+    /// @notice Kind of a case: the text is wrong (verdict 2).
+    uint8 public constant TEXT = 2;
+    /// @notice Kind of a case: the node withholds request, answer or claim (verdict 3).
+    uint8 public constant WITHHELD = 3;
+    /// @notice How often a case can be opened: again only when there was no verdict.
+    uint64 public constant MAX_ATTEMPTS = 4;
+    /// @notice Longest part of an answer on the ledger, in bytes: what fits into a transaction.
+    uint256 public constant MAX_PART_BYTES = 65_536;
+    /// @notice Most parts of an answer on the ledger.
+    uint8 public constant MAX_PARTS = 32;
+
     /// @notice Where nodes post their logs.
     ReceiptLog public immutable LOG;
     /// @notice Randomness.
@@ -121,6 +148,10 @@ contract Jury is Judge {
     /// @notice See `Params`.
     uint64 public immutable MIN_JURORS;
     /// @notice See `Params`.
+    uint64 public immutable TENURE_SECONDS;
+    /// @notice See `Params`.
+    uint256 public immutable MIN_STAKE;
+    /// @notice See `Params`.
     uint256 public immutable TEXT_SLASH;
     /// @notice See `Params`.
     uint256 public immutable FEE;
@@ -130,12 +161,17 @@ contract Jury is Judge {
     /// @dev Cases and votes; the id of a case is `caseId`.
     mapping(bytes32 id => Case) private _cases;
     mapping(bytes32 id => mapping(address juror => Vote)) private _votes;
+    /// @notice Cases without a verdict about a receipt, by kind.
+    mapping(address node => mapping(uint64 index => mapping(uint8 kind => uint64))) public attempts;
+    /// @notice Whether a jury found the node wrong about a receipt.
+    mapping(address node => mapping(uint64 index => bool)) public convicted;
 
     /// @notice An auditor called the jury.
     /// @param id The case.
     /// @param node The node.
     /// @param index The receipt.
-    /// @param size Size of the log of its batch, as the plaintiff says when there is no claim.
+    /// @param size Size of the log of its batch.
+    /// @param kind `TEXT` or `WITHHELD`.
     /// @param plaintiff The auditor.
     /// @param receiptId The receipt's id; zero when the node withholds the claim.
     event Escalated(
@@ -143,9 +179,16 @@ contract Jury is Judge {
         address indexed node,
         uint64 indexed index,
         uint64 size,
+        uint8 kind,
         address plaintiff,
         bytes32 receiptId
     );
+
+    /// @notice The node answered on the ledger.
+    /// @param id The case.
+    /// @param part Number of the part, from 0.
+    /// @param data The part: all of them together are what the node would have shown to the juror.
+    event Answered(bytes32 indexed id, uint8 part, bytes data);
 
     /// @notice A juror committed.
     /// @param id The case.
@@ -174,8 +217,14 @@ contract Jury is Judge {
 
     /// @notice There is a case about this receipt, or the node lost it before.
     error AlreadyJudged();
-    /// @notice Only who called the text wrong needs a claim, and must give it.
+    /// @notice The text of a claim can be wrong only where there is one.
     error ClaimNeeded();
+    /// @notice There is no such kind of cases.
+    error BadKind(uint8 kind);
+    /// @notice Only the node may answer.
+    error OnlyNode(address node);
+    /// @notice The answer has too many parts, or this one is too long.
+    error AnswerTooLong();
     /// @notice There is no such case, or it is in another state.
     error WrongOutcome(Outcome outcome);
     /// @notice It is too early for this.
@@ -213,47 +262,68 @@ contract Jury is Judge {
     ) Judge(nodes, escrow, params.bountyPermille) {
         if (params.rate > Sortition.MAX_RATE || params.minJurors == 0) revert InvalidParams();
         if (params.commitSeconds > 30 days || params.revealSeconds > 30 days) revert InvalidParams();
+        if (params.tenureSeconds > 365 days) revert InvalidParams();
         if (params.bond > type(uint96).max || params.fee > type(uint96).max) revert InvalidParams();
         (LOG, BEACON, AUDITORS, AUDITS, DISPUTES) = (log, beacon, auditors, audits, disputes);
         (BOND, TEXT_SLASH, FEE, MISS_PENALTY) = (params.bond, params.textSlash, params.fee, params.missPenalty);
         (COMMIT_SECONDS, REVEAL_SECONDS) = (params.commitSeconds, params.revealSeconds);
         (RATE, MIN_JURORS) = (params.rate, params.minJurors);
+        (TENURE_SECONDS, MIN_STAKE) = (params.tenureSeconds, params.minStake);
     }
 
     // ---- what an auditor does ----
 
-    /// @notice Takes a fault to the jury: of a text (verdict 2), with its claim, or a withheld one (verdict 3), where the
-    /// claim can be empty. The coins of the call are `BOND`. One case for each receipt.
+    /// @notice Takes a fault to the jury: of a text (verdict 2), with its claim, or what is withheld (verdict 3), where the
+    /// claim can be empty. The coins of the call are `BOND`. Anybody who found the fault may do so again when there was no
+    /// verdict, and so may who called the jury in vain.
     /// @param node The node.
     /// @param size Size of its log.
     /// @param index The receipt.
+    /// @param kind `TEXT` or `WITHHELD`.
     /// @param logged The claim and its path; all empty when the node withholds it.
     /// @return id The case.
-    function escalate(address node, uint64 size, uint64 index, LoggedClaim calldata logged)
+    function escalate(address node, uint64 size, uint64 index, uint8 kind, LoggedClaim calldata logged)
         external
         payable
         nonReentrant
         returns (bytes32 id)
     {
         if (msg.value != BOND) revert WrongBond(msg.value, BOND);
-        id = caseId(node, index);
+        if (kind != TEXT && kind != WITHHELD) revert BadKind(kind);
+        bool again;
+        (id, again) = _next(node, size, index, kind);
         Case storage entry = _cases[id];
-        if (entry.outcome != Outcome.None) revert AlreadyJudged();
+        bytes32 model;
         if (logged.claim.length > 0) {
             ClaimInfo memory info = MerkleLog.check(LOG, node, size, index, logged);
             (Disputes.Finding finding,) = DISPUTES.lost(node, info.receiptId);
             if (finding != Disputes.Finding.None) revert AlreadyJudged();
             DISPUTES.markDisputed(node, info.receiptId);
             (entry.payer, entry.price, entry.receiptId) = (info.payer, info.price, info.receiptId);
-        } else if (AUDITS.markOf(node, index, msg.sender) == Batches.Mark.WrongText) {
+            if (kind == TEXT) model = info.model;
+        } else if (kind == TEXT) {
             revert ClaimNeeded();
         }
-        AUDITS.onEscalated(node, index, msg.sender);
+        if (!again) AUDITS.onEscalated(node, size, model, index, msg.sender);
         _begin(node, TEXT_SLASH, entry.price);
         (entry.plaintiff, entry.node, entry.outcome) = (msg.sender, node, Outcome.Open);
-        entry.blockNumber = uint64(block.number);
+        (entry.index, entry.kind) = (index, kind);
+        (entry.blockNumber, entry.openedAt) = (uint64(block.number), uint64(block.timestamp));
         entry.commitUntil = uint64(block.timestamp) + COMMIT_SECONDS;
-        emit Escalated(id, node, index, size, msg.sender, entry.receiptId);
+        emit Escalated(id, node, index, size, kind, msg.sender, entry.receiptId);
+    }
+
+    /// @notice Shows on the ledger what the node is said to withhold, in parts: jurors who cannot reach the node read it here.
+    /// Everybody else does too.
+    /// @param id The case.
+    /// @param data The next part, at most `MAX_PART_BYTES`.
+    function answer(bytes32 id, bytes calldata data) external {
+        Case storage entry = _cases[id];
+        _is(entry, Outcome.Open);
+        if (msg.sender != entry.node) revert OnlyNode(entry.node);
+        if (block.timestamp > entry.commitUntil) revert Late();
+        if (data.length > MAX_PART_BYTES || entry.parts == MAX_PARTS) revert AnswerTooLong();
+        emit Answered(id, entry.parts++, data);
     }
 
     /// @notice Commits to a vote. Only jurors can; who called the jury is none.
@@ -283,7 +353,7 @@ contract Jury is Judge {
         Vote storage vote = _votes[id][msg.sender];
         bytes32 hash = keccak256(abi.encode(msg.sender, id, guilty, salt));
         if (vote.hash != hash || vote.stake != 0) revert WrongReveal();
-        (uint256 stake,) = AUDITORS.weights(msg.sender, entry.blockNumber - 1);
+        (uint256 stake,) = _weights(entry, msg.sender);
         (vote.stake, vote.guilty) = (uint128(stake), guilty);
         ++entry.jurors;
         entry.total += uint128(stake);
@@ -299,8 +369,10 @@ contract Jury is Judge {
         uint64 end = entry.commitUntil + REVEAL_SECONDS;
         if (block.timestamp <= end) revert TooEarly(end);
         _end(entry.node, TEXT_SLASH, entry.price);
-        if (entry.jurors < MIN_JURORS) {
+        (, uint256 bench) = _weights(entry, address(0));
+        if (entry.jurors < MIN_JURORS || bench < MIN_STAKE) {
             entry.outcome = Outcome.NoQuorum;
+            ++attempts[entry.node][entry.index][entry.kind];
             balances[entry.plaintiff] += BOND;
         } else if (uint256(entry.guilty) * 3 >= uint256(entry.total) * 2) {
             entry.outcome = Outcome.Guilty;
@@ -326,28 +398,39 @@ contract Jury is Judge {
         if (vote.hash == bytes32(0) || vote.settled) revert NothingToSettle();
         vote.settled = true;
 
-        bool convicted = entry.outcome == Outcome.Guilty;
-        uint256 winners = convicted ? entry.guilty : entry.total - entry.guilty;
+        bool guilty = entry.outcome == Outcome.Guilty;
+        uint256 winners = guilty ? entry.guilty : entry.total - entry.guilty;
         uint256 paid = 0;
         bool punished = vote.stake == 0;
         if (!punished && entry.outcome != Outcome.NoQuorum) {
-            if (vote.guilty == convicted) paid = entry.prize * uint256(vote.stake) / winners;
+            if (vote.guilty == guilty) paid = entry.prize * uint256(vote.stake) / winners;
             else punished = (entry.total - winners) * 3 <= entry.total;
         }
         balances[juror] += paid;
         uint256 taken = punished ? AUDITORS.take(juror, MISS_PENALTY) : 0;
-        if (taken > 0) AUDITS.fund{value: taken}();
+        _burn(taken);
         emit JurorSettled(id, juror, paid, taken);
     }
 
     // ---- views ----
 
-    /// @notice Id of the case about a receipt.
+    /// @notice Id of the next case of a kind about a receipt, or of the one that is open or had a verdict.
     /// @param node The node.
     /// @param index The receipt.
+    /// @param kind `TEXT` or `WITHHELD`.
     /// @return The id.
-    function caseId(address node, uint64 index) public pure returns (bytes32) {
-        return keccak256(abi.encode(node, index));
+    function caseId(address node, uint64 index, uint8 kind) public view returns (bytes32) {
+        return _id(node, index, kind, attempts[node][index][kind]);
+    }
+
+    /// @notice How the latest case of a kind about a receipt ended.
+    /// @param node The node.
+    /// @param index The receipt.
+    /// @param kind `TEXT` or `WITHHELD`.
+    /// @return outcome The outcome.
+    function outcomeOf(address node, uint64 index, uint8 kind) external view returns (Outcome outcome) {
+        outcome = _cases[caseId(node, index, kind)].outcome;
+        if (outcome == Outcome.None && attempts[node][index][kind] > 0) return Outcome.NoQuorum;
     }
 
     /// @notice A case; all zero when there is none.
@@ -373,7 +456,7 @@ contract Jury is Judge {
         Case storage entry = _cases[id];
         if (entry.outcome == Outcome.None || auditor == entry.plaintiff) return false;
         bytes32 seed = entry.seed == bytes32(0) ? _seed(id, entry) : entry.seed;
-        (uint256 stake, uint256 total) = AUDITORS.weights(auditor, entry.blockNumber - 1);
+        (uint256 stake, uint256 total) = _weights(entry, auditor);
         return Sortition.drawn(seed, 0, auditor, RATE, stake, total);
     }
 
@@ -389,14 +472,44 @@ contract Jury is Judge {
         if (entry.outcome != outcome) revert WrongOutcome(entry.outcome);
     }
 
-    /// @dev Randomness of a case: from the second block after it.
+    /// @dev Randomness of a case: nobody knew it when the case opened.
     function _seed(bytes32 id, Case storage entry) private view returns (bytes32) {
-        return keccak256(abi.encode(BEACON.randomness(entry.blockNumber + 2), id));
+        return keccak256(abi.encode(BEACON.seed(entry.blockNumber), id));
+    }
+
+    /// @dev Tenured stake of a juror, and of all.
+    function _weights(Case storage entry, address auditor) private view returns (uint256 stake, uint256 total) {
+        uint64 time = entry.openedAt - 1;
+        return AUDITORS.tenured(auditor, time, time - TENURE_SECONDS);
+    }
+
+    /// @dev Id of a case.
+    function _id(address node, uint64 index, uint8 kind, uint64 attempt) private pure returns (bytes32) {
+        return keccak256(abi.encode(node, index, kind, attempt));
+    }
+
+    /// @dev The next case of a kind about a receipt; reverts when there was a verdict, or when the time or attempts are over.
+    /// @return id The case.
+    /// @return again Whether the sender called the jury in the case before, which had no verdict.
+    function _next(address node, uint64 size, uint64 index, uint8 kind) private view returns (bytes32 id, bool again) {
+        uint64 attempt = attempts[node][index][kind];
+        id = _id(node, index, kind, attempt);
+        if (_cases[id].outcome != Outcome.None || attempt == MAX_ATTEMPTS || convicted[node][index]) revert AlreadyJudged();
+        uint64 until = AUDITS.backUntil(node, size);
+        if (attempt > 0) {
+            Case storage before = _cases[_id(node, index, kind, attempt - 1)];
+            again = before.plaintiff == msg.sender;
+            until = before.commitUntil + REVEAL_SECONDS + AUDITS.BACK_SECONDS();
+        }
+        if (block.timestamp > until) revert Late();
     }
 
     /// @dev Punishes the node, unless it lost the receipt in another way meanwhile, or it is a canary.
     function _convict(Case storage entry) private {
         (address node, bytes32 receiptId) = (entry.node, entry.receiptId);
+        if (convicted[node][entry.index]) return;
+        convicted[node][entry.index] = true;
+        if (entry.kind == WITHHELD) DISPUTES.markWithheld(node, entry.index);
         if (receiptId != bytes32(0)) {
             (Disputes.Finding finding,) = DISPUTES.lost(node, receiptId);
             if (finding != Disputes.Finding.None) return;

@@ -24,6 +24,10 @@ contract ReceiptLog {
         uint64 time;
     }
 
+    /// @notice Most receipts that one checkpoint adds: as many as one auditor can judge with one commitment, so that nobody
+    /// can be given more to do than can be done. A node with more receipts posts several checkpoints.
+    uint64 public constant MAX_BATCH = 256;
+
     /// @notice Merkle root of a node's log at a size, or zero when none was posted. Storage slot 0 (protocol).
     mapping(address node => mapping(uint64 size => bytes32 root)) public roots;
 
@@ -58,6 +62,10 @@ contract ReceiptLog {
     /// @param newSize Size in the call.
     error SizeNotIncreased(uint64 oldSize, uint64 newSize);
 
+    /// @notice The checkpoint adds more than `MAX_BATCH` receipts: post a smaller one first.
+    /// @param count How many it adds.
+    error BatchTooLarge(uint64 count);
+
     /// @notice The zero root means "not posted" and cannot be posted.
     error ZeroRoot();
 
@@ -69,13 +77,14 @@ contract ReceiptLog {
 
     /// @notice Posts the root of the sender's log. Only an active node may.
     /// @param oldSize Size of the latest checkpoint, 0 for the first one. Makes replays and races fail.
-    /// @param newSize Number of receipts in the log now; larger than `oldSize`.
+    /// @param newSize Number of receipts in the log now; larger than `oldSize`, by at most `MAX_BATCH`.
     /// @param root Merkle root of the log at `newSize`, not zero.
     function append(uint64 oldSize, uint64 newSize, bytes32 root) external {
         if (!NODES.isActive(msg.sender)) revert NotActiveNode(msg.sender);
         uint64 current = _heads[msg.sender].size;
         if (oldSize != current) revert WrongOldSize(oldSize, current);
         if (newSize <= oldSize) revert SizeNotIncreased(oldSize, newSize);
+        if (newSize - oldSize > MAX_BATCH) revert BatchTooLarge(newSize - oldSize);
         if (root == bytes32(0)) revert ZeroRoot();
 
         uint64 blockNumber = uint64(block.number);

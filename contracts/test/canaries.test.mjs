@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { after, audit, bond, client, commit, court, dispute, hash, join, Log, pass, reveal, RULES, settle, step, TURN } from './court.mjs';
+import { after, audit, bond, BURN, client, commit, court, dispute, hash, join, Log, pass, reveal, RULES, settle, step, TURN } from './court.mjs';
 import { COIN, MIN_STAKE, person, reverts, TX_GAS_MAX } from './evm.mjs';
 
 const node = person(1);
 const [ann, ben, cid] = [person(3), person(4), person(5)];
-const { commitSeconds, revealSeconds, backSeconds, canarySeconds, canaryBond, lazySlash, fee } = RULES.audits;
+const { commitSeconds, revealSeconds, backSeconds, lazySlash, fee } = RULES.audits;
+const { seconds_: canarySeconds, bond: canaryBond } = RULES.canaries;
 const SALT = hash(['uint256'], [777]);
 const secret = (index, salt = SALT) => hash(['address', 'uint64', 'bytes32'], [node, index, salt]);
 
@@ -14,26 +15,27 @@ async function ready({ plant = true, post = true } = {}) {
   const all = await court({ audits: { rateMax: 1_000_000_000n } });
   await bond(all, node, 5n * MIN_STAKE);
   await join(all, [ann, ben, cid]);
-  await all.audits.send(person(0), 'fund', [], 10n * COIN);
+  await all.audits.send(person(0), 'fundFor', [node], 100n * COIN);
   all.receipts = new Log(all, node);
   all.receipts.add(4);
-  if (plant) await all.audits.send(node, 'plantCanary', [secret(1)], canaryBond);
+  if (plant) await all.canaries.send(node, 'plantCanary', [secret(1)], canaryBond);
   if (post) await all.receipts.post();
   return { ...all, all };
 }
 const openCanary = (all, index = 1, { salt = SALT, size = 4, logged = all.receipts.logged(index), from = node } = {}) =>
-  all.audits.send(from, 'openCanary', [size, index, salt, logged]);
+  all.canaries.send(from, 'openCanary', [size, index, salt, logged]);
 const accuse = (all, auditor, turn = TURN.node, { index = 1, from = node, value = COIN } = {}) => {
   const c = all.receipts.claims[index];
   return all.disputes.send(from, 'accuse', [auditor, c.claim, c.signature, step(turn)], value);
 };
-const owed = (all, who) => all.audits.read('balances', who);
+const owed = (all, who) => all.canaries.read('balances', who);
+const burnt = (all) => all.chain.balance(BURN);
 const stakeOf = async (all, who) => (await all.auditors.read('auditorInfo', who)).stake;
 const nodeStake = async (all) => (await all.nodes.read('nodeInfo', node)).stake;
 
 test('canary: the bond, the number, and the time of planting', async () => {
   const { all } = await ready({ plant: false, post: false });
-  const plant = (index, value = canaryBond) => all.audits.send(node, 'plantCanary', [secret(index)], value);
+  const plant = (index, value = canaryBond) => all.canaries.send(node, 'plantCanary', [secret(index)], value);
   await reverts(plant(1, canaryBond - 1n), 'WrongBond', [canaryBond - 1n, canaryBond]);
   await plant(1);
   await reverts(plant(1), 'CannotPlant');
@@ -67,28 +69,28 @@ test('canary: only with its salt, by its node, in its batch and time', async () 
   await reverts(openCanary(late.all), 'Late');
 });
 
-test('canary: one that is not opened goes to the pool', async () => {
+test('canary: one that is not opened is burnt', async () => {
   const { all } = await ready();
-  const expire = () => all.audits.send(ann, 'expireCanary', [node, secret(1)]);
+  const expire = () => all.canaries.send(ann, 'expireCanary', [node, secret(1)]);
   await reverts(expire(), 'TooEarly');
   pass(all, canarySeconds);
   await expire();
   await reverts(expire(), 'NoCanary');
-  assert.deepEqual([await all.audits.read('pool'), await all.audits.read('plantedCount', node)], [11n * COIN, 0n]);
+  assert.deepEqual([await burnt(all), await all.canaries.read('plantedCount', node)], [canaryBond, 0n]);
 });
 
 test('canary: who found it shares the bond, who passed it without looking is slashed', async () => {
   const { all } = await ready();
-  await audit(all, node, 4, [[ann, [[0, 0], [1, 1]]], [ben, [[1, 3]]], [cid, [[1, 0]]]]);
+  await audit(all, node, 4, [[ann, [[0, 0], [1, 1]]], [ben, [[1, 2]]], [cid, [[1, 0]]]]);
   await reverts(accuse(all, cid), 'NoCanary');
   await openCanary(all);
   for (const who of [ann, ben]) {
-    await all.audits.send(who, 'claimCanary', [node, 1]);
-    await reverts(all.audits.send(who, 'claimCanary', [node, 1]), 'WrongMark', [9n]);
+    await all.canaries.send(who, 'claimCanary', [node, 1]);
+    await reverts(all.canaries.send(who, 'claimCanary', [node, 1]), 'WrongMark', [9n]);
   }
-  assert.deepEqual([await owed(all, ann), await owed(all, ben)], [fee + canaryBond / 2n, canaryBond / 2n]);
-  await reverts(all.audits.send(cid, 'claimCanary', [node, 1]), 'WrongMark', [1n]);
-  await reverts(all.audits.send(cid, 'claimCanary', [node, 2]), 'NoCanary');
+  assert.deepEqual([await owed(all, ann), await owed(all, ben)], [canaryBond / 2n, canaryBond / 2n]);
+  await reverts(all.canaries.send(cid, 'claimCanary', [node, 1]), 'WrongMark', [1n]);
+  await reverts(all.canaries.send(cid, 'claimCanary', [node, 2]), 'NoCanary');
 
   await reverts(accuse(all, cid, TURN.node, { value: COIN - 1n }), 'WrongBond');
   await reverts(accuse(all, cid, TURN.node, { from: person(6) }), 'OnlyNode');
@@ -101,11 +103,11 @@ test('canary: who found it shares the bond, who passed it without looking is sla
   await all.auditors.send(cid, 'requestExit');
   pass(all, RULES.auditors.unbondingSeconds);
   await reverts(all.auditors.send(cid, 'withdraw'), 'Held');
-  const pool = await all.audits.read('pool');
+  const before = await burnt(all);
   await all.disputes.send(ann, 'timeout', [values.id]);
   assert.equal(await stakeOf(all, cid), 10n * COIN - lazySlash);
-  // The node gets at most the bond of it, the pool the rest.
-  assert.deepEqual([await owed(all, node), await all.audits.read('pool')], [canaryBond, pool + lazySlash - canaryBond]);
+  // The node gets at most the bond of it, the rest is burnt.
+  assert.deepEqual([await owed(all, node), (await burnt(all)) - before], [canaryBond, lazySlash - canaryBond]);
   assert.equal(await all.disputes.read('balances', node), COIN);
   await all.auditors.send(cid, 'withdraw');
   assert.equal(await nodeStake(all), 5n * MIN_STAKE);
@@ -124,7 +126,7 @@ test('canary: a right answer is none: the auditor defends it and gets the bond',
     await all.disputes.send(who, 'move', [values.id, state, step(turn)]);
     state = after(state, step(turn));
   }
-  assert.deepEqual([await stakeOf(all, ann), await owed(all, ann)], [10n * COIN, fee + canaryBond]);
+  assert.deepEqual([await stakeOf(all, ann), await owed(all, ann)], [10n * COIN, canaryBond]);
   assert.equal(await all.disputes.read('balances', ann), COIN / 2n);
   assert.equal((await all.auditors.read('auditorInfo', ann)).holds, 0n);
   // It protects the node no longer, and accuses nobody else.
@@ -141,10 +143,10 @@ test('canary: two accusations, of which the second ends after the canary', async
   const one = await accuse(all, ann);
   const two = await accuse(all, ben);
   await all.disputes.send(ann, 'move', [one.values.id, after(c.digest, step(TURN.node)), step(TURN.nodeWon)]);
-  const pool = await all.audits.read('pool');
+  const before = await burnt(all);
   pass(all, 200n);
   await all.disputes.send(cid, 'timeout', [two.values.id]);
-  assert.deepEqual([await owed(all, node), await all.audits.read('pool')], [0n, pool + lazySlash]);
+  assert.deepEqual([await owed(all, node), (await burnt(all)) - before], [0n, lazySlash]);
 });
 
 test('canary: committing and then not revealing does not help', async () => {
@@ -187,11 +189,11 @@ test('canary: it is not lost, but costs its bond', async () => {
   assert.equal(await all.disputes.read('balances', ann), COIN);
   // Not a proof against an auditor: for that the node accuses it, and it may answer.
   await reverts(all.audits.send(cid, 'reportLazy', [node, 4, 1, ben, all.receipts.logged(1)]), 'NotFoundWrong');
-  await all.audits.send(ann, 'claimCanary', [node, 1]);
+  await all.canaries.send(ann, 'claimCanary', [node, 1]);
   assert.equal(await owed(all, ann), canaryBond);
-  await reverts(all.audits.send(cid, 'reportUnfounded', [node, 4, 1, ben]), 'TooEarly');
+  await reverts(all.audits.send(cid, 'reportUnfounded', [node, 4, 1, ben, all.receipts.logged(1)]), 'TooEarly');
   pass(all, backSeconds);
-  await reverts(all.audits.send(cid, 'reportUnfounded', [node, 4, 1, ben]), 'IsCanary');
+  await reverts(all.audits.send(cid, 'reportUnfounded', [node, 4, 1, ben, all.receipts.logged(1)]), 'IsCanary');
 });
 
 test('canary: no shield for a cheated client: planted after the dispute it is none, and the price comes back', async () => {
@@ -203,7 +205,7 @@ test('canary: no shield for a cheated client: planted after the dispute it is no
   // The client disputes receipt 4 before the log is posted; then the node plants a canary for it, and one for 5.
   const [four, five] = receipts.claims.slice(4);
   const { values } = await dispute(all, cid, four, step(TURN.node));
-  for (const index of [4, 5]) await all.audits.send(node, 'plantCanary', [secret(index)], canaryBond);
+  for (const index of [4, 5]) await all.canaries.send(node, 'plantCanary', [secret(index)], canaryBond);
   await receipts.post();
   await settle(all, node, 6, alice.voucher(node, 2n * COIN));
   pass(all, commitSeconds);
@@ -220,19 +222,19 @@ test('canary: no shield for a cheated client: planted after the dispute it is no
   assert.equal(await all.escrow.read('balances', alice.address), 2n * COIN - COIN / 10n);
 });
 
-test('canary: a bond that nobody earned comes back, one that nobody claimed goes to the pool', async () => {
+test('canary: a bond that nobody earned comes back, one that nobody claimed is burnt', async () => {
   for (const [verdict, home] of [[0, true], [1, false]]) {
     const { all } = await ready();
     await audit(all, node, 4, [[ann, [[1, verdict]]]]);
     await openCanary(all);
-    const reclaim = () => all.audits.send(node, 'reclaimCanary', [1]);
+    const reclaim = () => all.canaries.send(node, 'reclaimCanary', [1]);
     await reverts(reclaim(), 'TooEarly');
     pass(all, canarySeconds);
-    const pool = await all.audits.read('pool');
+    const before = await burnt(all);
     await reclaim();
-    assert.deepEqual([await owed(all, node), (await all.audits.read('pool')) - pool], home ? [canaryBond, 0n] : [0n, canaryBond]);
+    assert.deepEqual([await owed(all, node), (await burnt(all)) - before], home ? [canaryBond, 0n] : [0n, canaryBond]);
     await reverts(reclaim(), 'NoCanary');
-    await reverts(all.audits.send(ann, 'claimCanary', [node, 1]), 'NoCanary');
+    await reverts(all.canaries.send(ann, 'claimCanary', [node, 1]), 'NoCanary');
   }
 });
 
@@ -240,7 +242,7 @@ test('canary: a node that is its own auditor cannot end another’s proceedings 
   const { all } = await ready({ plant: false, post: false });
   await all.chain.fund(node, 1000n * COIN);
   await join(all, [node]);
-  await all.audits.send(node, 'plantCanary', [secret(1)], canaryBond);
+  await all.canaries.send(node, 'plantCanary', [secret(1)], canaryBond);
   await all.receipts.post();
   await audit(all, node, 4, [[node, [[1, 0]]]]);
   await openCanary(all);
@@ -253,18 +255,18 @@ test('canary: a node that is its own auditor cannot end another’s proceedings 
 test('canary: gas', async (t) => {
   const { all } = await ready({ plant: false, post: false });
   const { receipts } = all;
-  receipts.add(2000);
-  const gas = { plantCanary: (await all.audits.send(node, 'plantCanary', [secret(1)], canaryBond)).gas };
+  receipts.add(250);
+  const gas = { plantCanary: (await all.canaries.send(node, 'plantCanary', [secret(1)], canaryBond)).gas };
   const size = await receipts.post();
   await audit(all, node, size, [[ann, [[1, 1], [2, 1]]], [ben, [[1, 0]]]]);
   gas.openCanary = (await openCanary(all, 1, { size })).gas;
-  gas.claimCanary = (await all.audits.send(ann, 'claimCanary', [node, 1])).gas;
+  gas.claimCanary = (await all.canaries.send(ann, 'claimCanary', [node, 1])).gas;
   gas.accuse = (await accuse(all, ben)).gas;
   const c = receipts.claims[2];
   await dispute(all, ann, c, step(TURN.node));
   gas.back = (await all.audits.send(ann, 'back', [node, size, 2, receipts.logged(2)])).gas;
   pass(all, canarySeconds);
-  gas.reclaimCanary = (await all.audits.send(node, 'reclaimCanary', [1])).gas;
+  gas.reclaimCanary = (await all.canaries.send(node, 'reclaimCanary', [1])).gas;
   for (const [name, used] of Object.entries(gas)) {
     t.diagnostic(`${name}: ${used} gas`);
     assert.ok(used < TX_GAS_MAX, `${name}: ${used}`);

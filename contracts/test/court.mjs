@@ -7,6 +7,8 @@ const REFEREE = '0x0000000000000000000000000000000000000a03';
 /** The zero address and word. */
 export const NOBODY = `0x${'00'.repeat(20)}`;
 export const NOTHING = `0x${'00'.repeat(32)}`;
+/** The model of claims and auditors where a test names none. */
+export const MODEL = `0x${'4d'.repeat(32)}`;
 /** Where burnt coins go. */
 export const BURN = '0x000000000000000000000000000000000000dead';
 /** A salt that is no secret. */
@@ -16,7 +18,7 @@ export const hash = (types, values) => keccak256(coder.encode(types, values));
 
 // ---- referee ----
 
-const CLAIM = 'tuple(address node,bytes32 receiptId,address payer,uint128 price,uint64 timeMs,uint8 rung,bytes pad)';
+const CLAIM = 'tuple(address node,bytes32 receiptId,address payer,uint128 price,uint64 timeMs,uint8 rung,bytes32 model,bytes pad)';
 const INFO = 'tuple(address node,bytes32 digest,bytes32 receiptId,address payer,uint128 price,uint64 timeMs,bytes32 model,uint8 rung)';
 const id4 = (signature) => keccak256(Buffer.from(signature)).slice(2, 10);
 const START = id4('start(bytes,bytes,bytes)');
@@ -32,7 +34,7 @@ export const after = (state, move) => keccak256(state + move.slice(2)) + move.sl
 
 /** A claim as the mock reads it; `signature` is the mock's signature of its node. */
 export function claim(fields, padding = 0) {
-  const bytes = coder.encode([CLAIM], [{ payer: NOBODY, price: 0n, rung: 4, ...fields, pad: `0x${'5a'.repeat(padding)}` }]);
+  const bytes = coder.encode([CLAIM], [{ payer: NOBODY, price: 0n, rung: 4, model: MODEL, ...fields, pad: `0x${'5a'.repeat(padding)}` }]);
   return { claim: bytes, signature: signature(fields.node), digest: keccak256(bytes), ...fields };
 }
 const signature = (node) => `${node.toLowerCase()}${'11'.repeat(45)}`;
@@ -42,7 +44,7 @@ function read(bytes, signed) {
   if (signed !== signature(c.node)) return null;
   return {
     node: c.node, digest: keccak256(bytes), receiptId: c.receiptId, payer: c.payer, price: c.price, timeMs: c.timeMs,
-    model: NOTHING, rung: Number(c.rung),
+    model: c.model, rung: Number(c.rung),
   };
 }
 
@@ -76,17 +78,18 @@ export const RULES = {
   },
   auditors: { minStake: 5n * COIN, unbondingSeconds: 5000n },
   audits: {
-    commitSeconds: 100n, revealSeconds: 100n, backSeconds: 100n, canarySeconds: 2000n, rateMax: 1_000_000n, rateMin: 50_000n,
-    fee: COIN / 100n, missPenalty: COIN / 10n, lazySlash: 2n * COIN, canaryBond: COIN, maxCanaries: 2n,
+    commitSeconds: 100n, revealSeconds: 100n, backSeconds: 100n, rateMax: 1_000_000n, rateMin: 50_000n, fee: COIN / 100n,
+    missPenalty: COIN / 10n, lazySlash: 2n * COIN, periodSeconds: 1000n, missesFree: 0n, missesMax: 100n,
   },
+  canaries: { seconds_: 2000n, bond: COIN, max: 2n },
   jury: {
-    bond: COIN, commitSeconds: 100n, revealSeconds: 100n, rate: 1_000_000_000n, minJurors: 3n, textSlash: 4n * COIN,
+    bond: COIN, commitSeconds: 100n, revealSeconds: 100n, rate: 1_000_000_000n, minJurors: 3n, tenureSeconds: 0n, minStake: 20n * COIN, textSlash: 4n * COIN,
     fee: COIN / 2n, missPenalty: COIN / 10n, bountyPermille: 250n,
   },
 };
 const NAMES = {
   models: 'ModelRegistry', nodes: 'NodeRegistry', log: 'ReceiptLog', beacon: 'Beacon', escrow: 'Escrow', disputes: 'Disputes',
-  auditors: 'Auditors', audits: 'Audits', jury: 'Jury',
+  auditors: 'Auditors', audits: 'Audits', jury: 'Jury', canaries: 'Canaries',
 };
 
 /** Deploys everything; every contract knows the others' addresses beforehand. `rules` replaces some of `RULES`. */
@@ -105,7 +108,8 @@ export async function court(rules = {}, genesis = GENESIS) {
     escrow: [at.log, at.disputes, at.jury, at.audits, escrow.withdrawSeconds, escrow.windowSeconds, escrow.auditPermille],
     disputes: [at.nodes, at.log, at.escrow, at.audits, at.jury, of('disputes')],
     auditors: [auditors.minStake, auditors.unbondingSeconds, at.audits, at.jury],
-    audits: [at.log, at.beacon, at.auditors, at.disputes, at.jury, of('audits')],
+    audits: [at.log, at.beacon, at.auditors, at.disputes, at.jury, at.canaries, of('audits')],
+    canaries: [at.log, at.audits, at.disputes, of('canaries')],
     jury: [at.nodes, at.log, at.escrow, at.beacon, at.auditors, at.audits, at.disputes, of('jury')],
   };
   const all = { chain, genesis };
@@ -118,6 +122,12 @@ export async function court(rules = {}, genesis = GENESIS) {
   // One validator that proposes all blocks: the seed for a block is the randomness of the next one.
   all.tick = async (blocks = 1) => {
     for (let i = 0; i < blocks; i++) await all.beacon.send(SYSTEM, 'record', RECORD);
+  };
+  // A call in a block that the beacon knows, as all are on the ledger.
+  all.recorded = async (call) => {
+    await all.tick();
+    chain.number -= 1n;
+    return call();
   };
   return all;
 }
@@ -211,7 +221,7 @@ export class Log {
   async post({ seed = true } = {}) {
     this.leaves = this.claims.map(leafOf);
     const size = this.leaves.length;
-    await this.all.log.send(this.node, 'append', [this.posted, size, merkleRoot(this.leaves)]);
+    await this.all.recorded(() => this.all.log.send(this.node, 'append', [this.posted, size, merkleRoot(this.leaves)]));
     this.posted = size;
     if (seed) await this.all.tick(2);
     return size;
@@ -225,27 +235,32 @@ export class Log {
 
 // ---- auditors ----
 
-/** Makes persons auditors. */
-export async function join(all, auditors, stake = 10n * COIN) {
+/** Makes persons auditors of some models. */
+export async function join(all, auditors, stake = 10n * COIN, models = [MODEL]) {
   for (const auditor of auditors) {
     if ((await all.chain.balance(auditor)) < stake) await all.chain.fund(auditor, 1000n * COIN);
-    await all.auditors.send(auditor, 'join', [], stake);
+    await all.auditors.send(auditor, 'join', [models], stake);
   }
 }
 
+/** What an auditor reveals: triples of index, verdict and model; `MODEL` where a pair names none. */
+const columns = (verdicts) => [verdicts.map((v) => v[0]), verdicts.map((v) => v[1]), verdicts.map((v) => v[2] ?? MODEL)];
 /** Commitment of an auditor. */
-export const commitment = (auditor, node, size, indices, verdicts, salt = SALT) =>
-  hash(['address', 'address', 'uint64', 'uint64[]', 'uint8[]', 'bytes32'], [auditor, node, size, indices, verdicts, salt]);
-/** Commits to verdicts: pairs of index and verdict. */
-export const commit = (all, auditor, node, size, pairs) =>
-  all.audits.send(auditor, 'commit', [node, size, commitment(auditor, node, size, pairs.map((p) => p[0]), pairs.map((p) => p[1]))]);
+export const commitment = (auditor, node, size, verdicts, salt = SALT) =>
+  hash(
+    ['address', 'address', 'uint64', 'uint64[]', 'uint8[]', 'bytes32[]', 'bytes32'],
+    [auditor, node, size, ...columns(verdicts), salt],
+  );
+/** Commits to verdicts. */
+export const commit = (all, auditor, node, size, verdicts) =>
+  all.audits.send(auditor, 'commit', [node, size, commitment(auditor, node, size, verdicts)]);
 /** Reveals them. */
-export const reveal = (all, auditor, node, size, pairs, salt = SALT) =>
-  all.audits.send(auditor, 'reveal', [node, size, pairs.map((p) => p[0]), pairs.map((p) => p[1]), salt]);
+export const reveal = (all, auditor, node, size, verdicts, salt = SALT) =>
+  all.audits.send(auditor, 'reveal', [node, size, ...columns(verdicts), salt]);
 /** Receipts for which an auditor is drawn. */
-export async function drawnOf(all, auditor, node, from, to) {
+export async function drawnOf(all, auditor, node, from, to, model = MODEL) {
   const out = [];
-  for (let i = from; i < to; i++) if (await all.audits.read('drawn', node, to, i, auditor)) out.push(i);
+  for (let i = from; i < to; i++) if (await all.audits.read('drawn', node, to, i, model, auditor)) out.push(i);
   return out;
 }
 /** Lets a time pass. */

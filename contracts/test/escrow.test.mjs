@@ -41,7 +41,7 @@ test('escrow: the constructor rejects useless rules', async () => {
   await deploy(year, year, 1000n);
 });
 
-test('escrow: deposit and vouchers; the audit pool gets its share', async () => {
+test('escrow: deposit and vouchers; the node’s account for audits gets its share', async () => {
   const { all, alice, chain } = await ready();
   await reverts(all.escrow.send(alice.address, 'deposit', [node], 0n), 'NoValue');
   const { events, values } = await settle(all, node, 4, alice.voucher(node, 4n * COIN));
@@ -51,7 +51,7 @@ test('escrow: deposit and vouchers; the audit pool gets its share', async () => 
   const bucket = await all.escrow.read('bucketOf', node, 0);
   const [amount, releaseAt, logSize] = [...bucket];
   assert.deepEqual([amount, logSize], [share(4n * COIN), 4n]);
-  assert.equal(await all.audits.read('pool'), 4n * COIN * 50n / 1000n);
+  assert.equal(await all.audits.read('accounts', node), 4n * COIN * 50n / 1000n);
   await reverts(all.escrow.send(other, 'release', [node, 0]), 'TooEarly', [releaseAt]);
   await reverts(all.escrow.send(other, 'release', [node, 1]), 'NothingToRelease');
   chain.time = releaseAt;

@@ -24,8 +24,9 @@ async function ready({ rules, stakes = {} } = {}) {
   await audit(all, node, 4, [[ann, [[0, 2], [1, 3], [2, 1], [3, 0]]]]);
   return { ...all, all, alice };
 }
-const escalate = async (all, index, { by = ann, logged = all.receipts.logged(index), value = COIN, seed = true } = {}) => {
-  const { values, events, gas } = await all.jury.send(by, 'escalate', [node, 4, index, logged], value);
+const [TEXT, WITHHELD] = [2, 3];
+const escalate = async (all, index, { by = ann, kind = TEXT, logged = all.receipts.logged(index), value = COIN, seed = true } = {}) => {
+  const { values, events, gas } = await all.recorded(() => all.jury.send(by, 'escalate', [node, 4, index, kind, logged], value));
   if (seed) await all.tick(2);
   return { id: values.id, events, gas };
 };
@@ -51,7 +52,7 @@ test('jury: the constructor rejects useless rules', async () => {
   const deploy = (change) => chain.deploy('Jury', [...Array(7).fill(NOBODY), { ...RULES.jury, ...change }]);
   for (const change of [
     { rate: 1_000_000_001n }, { minJurors: 0n }, { commitSeconds: 31n * 86400n }, { revealSeconds: 31n * 86400n },
-    { bond: 1n << 96n }, { fee: 1n << 96n }, { bountyPermille: 1001n },
+    { bond: 1n << 96n }, { fee: 1n << 96n }, { bountyPermille: 1001n }, { tenureSeconds: 366n * 86400n },
   ]) await reverts(deploy(change), 'InvalidParams');
   await deploy({});
 });
@@ -65,12 +66,12 @@ test('jury: who may call it, for what, and once', async () => {
   await reverts(escalate(all, 0, { logged: EMPTY }), 'ClaimNeeded');
   await reverts(escalate(all, 0, { logged: all.receipts.logged(1) }), 'NotInLog');
   const { id, events } = await escalate(all, 0);
-  assert.equal(id, await all.jury.read('caseId', node, 0));
+  assert.equal(id, await all.jury.read('caseId', node, 0, TEXT));
   assert.deepEqual(events.map((e) => e.name), ['Backed', 'Escalated']);
   assert.deepEqual([await all.jury.read('openCount', node), await all.nodes.read('holds', node)], [1n, RULES.jury.textSlash]);
   await reverts(escalate(all, 0), 'AlreadyJudged');
-  await escalate(all, 1, { logged: EMPTY });
-  assert.equal(await all.jury.read('isJuror', await all.jury.read('caseId', node, 7), ben), false);
+  await escalate(all, 1, { kind: WITHHELD, logged: EMPTY });
+  assert.equal(await all.jury.read('isJuror', await all.jury.read('caseId', node, 7, TEXT), ben), false);
 });
 
 test('jury: guilty: slash, refund, bounty, and the guilty voters share the prize by stake', async () => {
@@ -87,7 +88,7 @@ test('jury: guilty: slash, refund, bounty, and the guilty voters share the prize
   const finding = (await all.disputes.read('lost', node, all.receipts.claims[0].receiptId)).finding;
   assert.equal(finding, 3n);
 
-  const pool = await all.audits.read('pool');
+  const burnt = await chain.balance(BURN);
   for (const who of [ben, cid, dan, eve]) {
     await all.jury.send(person(8), 'settle', [id, who]);
     await reverts(all.jury.send(person(8), 'settle', [id, who]), 'NothingToSettle');
@@ -95,7 +96,7 @@ test('jury: guilty: slash, refund, bounty, and the guilty voters share the prize
   await reverts(all.jury.send(person(8), 'settle', [id, ann]), 'NothingToSettle');
   assert.deepEqual([await owed(all, ben), await owed(all, cid), await owed(all, dan)], [fee * 3n / 4n, fee / 4n, 0n]);
   assert.deepEqual([await stakeOf(all, dan), await stakeOf(all, eve)], [10n * COIN - missPenalty, 10n * COIN - missPenalty]);
-  assert.equal(await all.audits.read('pool'), pool + 2n * missPenalty);
+  assert.equal(await chain.balance(BURN), burnt + 2n * missPenalty);
   for (const who of [ann, ben, cid]) await all.jury.send(who, 'withdraw');
   assert.equal(await chain.balance(all.jury.address), 0n);
   await reverts(all.jury.send(person(8), 'resolve', [id]), 'WrongOutcome', [2n]);
@@ -149,7 +150,7 @@ test('jury: too few jurors: the bond comes back and nothing happens', async () =
 
 test('jury: a withheld receipt needs no claim, and refunds nobody', async () => {
   const { all, alice } = await ready();
-  const { id } = await escalate(all, 1, { logged: EMPTY });
+  const { id } = await escalate(all, 1, { kind: WITHHELD, logged: EMPTY });
   await vote(all, id, [[ben, true], [cid, true], [dan, true]]);
   assert.equal(await nodeStake(all), 5n * MIN_STAKE - textSlash);
   assert.equal(await all.escrow.read('balances', alice.address), 0n);
@@ -159,9 +160,9 @@ test('jury: a withheld receipt needs no claim, and refunds nobody', async () => 
 test('jury: only drawn auditors vote, secretly, once, in time; not who called it', async () => {
   const { all } = await ready();
   const { id } = await escalate(all, 0, { seed: false });
-  await reverts(commit(all, id, ben, true), 'NotRecorded');
+  await reverts(commit(all, id, ben, true), 'SeedNotReady');
   await reverts(commit(all, hash(['uint256'], [1]), ben, true), 'WrongOutcome', [0n]);
-  const { id: other } = await escalate(all, 1, { logged: EMPTY });
+  const { id: other } = await escalate(all, 1, { kind: WITHHELD, logged: EMPTY });
   await reverts(commit(all, other, ann, true), 'NotJuror');
   await reverts(commit(all, other, person(8), true), 'NotJuror');
   // Stake that comes after the case does not count.
@@ -193,7 +194,7 @@ test('jury: a rate below one draws some', async () => {
   const { all } = await ready({ rules: { jury: { rate: 2_000_000n } } });
   let drawn = 0;
   for (const index of [0, 1]) {
-    const { id } = await escalate(all, index);
+    const { id } = await escalate(all, index, index === 1 ? { kind: WITHHELD, logged: EMPTY } : {});
     for (const who of [ann, ben, cid, dan, eve]) if (await all.jury.read('isJuror', id, who)) drawn++;
   }
   assert.ok(drawn > 0 && drawn < 8, `${drawn}`);
@@ -219,19 +220,19 @@ test('jury: a canary costs its bond', async () => {
   await join(all, [ann, ben, cid, dan]);
   all.receipts = new Log(all, node);
   all.receipts.add(2);
-  await all.audits.send(node, 'plantCanary', [hash(['address', 'uint64', 'bytes32'], [node, 0, SALT])], COIN);
+  await all.canaries.send(node, 'plantCanary', [hash(['address', 'uint64', 'bytes32'], [node, 0, SALT])], COIN);
   await all.receipts.post();
   await audit(all, node, 2, [[ann, [[0, 2]]]]);
-  await all.audits.send(node, 'openCanary', [2, 0, SALT, all.receipts.logged(0)]);
-  const { values } = await all.jury.send(ann, 'escalate', [node, 2, 0, all.receipts.logged(0)], COIN);
+  await all.canaries.send(node, 'openCanary', [2, 0, SALT, all.receipts.logged(0)]);
+  const { values } = await all.recorded(() => all.jury.send(ann, 'escalate', [node, 2, 0, TEXT, all.receipts.logged(0)], COIN));
   await all.tick(2);
   await vote(all, values.id, [[ben, true], [cid, true], [dan, true]]);
   assert.equal(await nodeStake(all), 5n * MIN_STAKE);
-  assert.deepEqual([await owed(all, ann), await all.audits.read('balances', ann)], [COIN, COIN]);
+  assert.deepEqual([await owed(all, ann), await all.canaries.read('balances', ann)], [COIN, COIN]);
 });
 
 test('jury: an open case holds what it can cost, and the rest goes out', async () => {
-  const { all } = await ready();
+  const { all } = await ready({ rules: { audits: { rateMax: 1_000_000_000n, backSeconds: 5000n } } });
   await all.nodes.send(node, 'requestExit');
   pass(all, 3600n);
   const { id } = await escalate(all, 0);
@@ -248,7 +249,7 @@ test('jury: an open case holds what it can cost, and the rest goes out', async (
   await all.escrow.send(ben, 'releaseReserve', [node]);
   await all.nodes.send(node, 'withdraw');
   assert.deepEqual(await held(), [0n, 0n]);
-  await reverts(escalate(all, 1), 'NotBonded');
+  await reverts(escalate(all, 1, { kind: WITHHELD }), 'NotBonded');
 });
 
 test('jury: gas', async (t) => {

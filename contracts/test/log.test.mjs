@@ -37,7 +37,8 @@ test('older roots stay when the log grows', async () => {
   const { log } = await registered();
   await log.send(node, 'append', [0, 1, root(1)]);
   await log.send(node, 'append', [1, 5, root(2)]);
-  await log.send(node, 'append', [5, (1n << 64n) - 1n, root(3)]);
+  await log.send(node, 'append', [5, 261, root(3)]);
+  await reverts(log.send(node, 'append', [261, (1n << 64n) - 1n, root(4)]), 'BatchTooLarge');
   assert.equal(await log.read('roots', node, 1), root(1));
   assert.equal(await log.read('roots', node, 5), root(2));
   assert.equal((await log.read('latest', node)).root, root(3));

@@ -65,6 +65,7 @@ sol! {
         function append(uint64 oldSize, uint64 newSize, bytes32 root);
         function latest(address node) returns (uint64 size, bytes32 root, uint64 blockNumber);
         function batch(address node, uint64 size) returns (bytes32 root, uint64 blockNumber, uint64 previousSize);
+        function MAX_BATCH() returns (uint64);
         event CheckpointPosted(address indexed node, uint64 indexed size, bytes32 root, uint64 blockNumber);
     }
     /// A signed claim, and where it is in its node's log.
@@ -73,29 +74,45 @@ sol! {
     /// Who may be drawn.
     interface Auditors {
         function MIN_STAKE() returns (uint256);
-        function join() payable;
+        function join(bytes32[] models) payable;
+        function addModels(bytes32[] models);
+        function removeModels(bytes32[] models);
+        function modelsOf(address auditor) returns (bytes32[]);
         function requestExit();
         function withdraw();
         function auditorInfo(address auditor) returns (uint256 stake, uint64 exitAt, uint64 holds);
-        function weights(address auditor, uint256 blockNumber) returns (uint256 stake, uint256 total);
+        function weights(address auditor, bytes32 model, uint256 blockNumber) returns (uint256 stake, uint256 total);
     }
     /// Draws and verdicts.
     interface Audits {
-        struct Batch { bytes32 seed; uint64 first; uint64 blockNumber; uint64 commitUntil; uint32 rate; }
+        struct Batch { bytes32 seed; uint64 first; uint64 blockNumber; uint64 commitUntil; uint32 rate; bool duty; uint128 purse; }
+        function FEE() returns (uint256);
         function REVEAL_SECONDS() returns (uint64);
+        function BACK_SECONDS() returns (uint64);
+        function CANARIES() returns (address);
+        function fundFor(address node) payable;
+        function accounts(address node) returns (uint256);
+        function sweep(address node, uint256 count);
+        function open(address node, uint64 size);
         function batchOf(address node, uint64 size) returns (Batch);
-        function drawn(address node, uint64 size, uint64 index, address auditor) returns (bool);
+        function drawn(address node, uint64 size, uint64 index, bytes32 model, address auditor) returns (bool);
+        function commitments(address node, uint64 size, address auditor) returns (bytes32);
         function commit(address node, uint64 size, bytes32 hash);
-        function reveal(address node, uint64 size, uint64[] indices, uint8[] verdicts, bytes32 salt);
+        function reveal(address node, uint64 size, uint64[] indices, uint8[] verdicts, bytes32[] models, bytes32 salt);
         function back(address node, uint64 size, uint64 index, LoggedClaim logged);
         function reportLazy(address node, uint64 size, uint64 index, address auditor, LoggedClaim logged);
+        function reportBaseless(address node, uint64 size, uint64 index, address auditor, bytes32 model, LoggedClaim logged);
         function okCount(address node) returns (uint256);
         function rateAt(address node, uint256 blockNumber) returns (uint32);
-        function markOf(address node, uint64 index, address auditor) returns (uint8);
+        function markOf(address node, bytes32 model, uint64 index, address auditor) returns (uint8);
         function balances(address owner) returns (uint256);
-        function pool() returns (uint256);
         function withdraw();
-        event Revealed(address indexed node, uint64 indexed size, address indexed auditor, uint64[] indices, uint8[] verdicts, uint256 paid);
+        event Revealed(address indexed node, uint64 indexed size, address indexed auditor, uint64[] indices, uint8[] verdicts, bytes32[] models, uint256 paid);
+    }
+    /// Answers that are wrong on purpose.
+    interface Canaries {
+        function CANARY_SECONDS() returns (uint64);
+        event CanaryOpened(address indexed node, uint64 indexed index, bytes32 indexed receiptId);
     }
     /// Games about computations.
     interface Disputes {
@@ -129,19 +146,21 @@ sol! {
     interface Jury {
         struct Case {
             address plaintiff; uint64 blockNumber; uint32 jurors; uint8 outcome; address node; uint64 commitUntil; address payer;
-            uint128 price; uint128 guilty; uint128 total; uint128 prize; bytes32 receiptId; bytes32 seed;
+            uint64 openedAt; uint8 kind; uint8 parts; uint64 index; uint128 price; uint128 guilty; uint128 total; uint128 prize; bytes32 receiptId; bytes32 seed;
         }
         function BOND() returns (uint256);
         function REVEAL_SECONDS() returns (uint64);
-        function escalate(address node, uint64 size, uint64 index, LoggedClaim logged) payable returns (bytes32 id);
+        function escalate(address node, uint64 size, uint64 index, uint8 kind, LoggedClaim logged) payable returns (bytes32 id);
         function commit(bytes32 id, bytes32 hash);
         function reveal(bytes32 id, bool guilty, bytes32 salt);
         function resolve(bytes32 id);
         function settle(bytes32 id, address juror);
-        function caseId(address node, uint64 index) returns (bytes32);
+        function answer(bytes32 id, bytes data);
+        function caseId(address node, uint64 index, uint8 kind) returns (bytes32);
         function caseOf(bytes32 id) returns (Case);
         function isJuror(bytes32 id, address auditor) returns (bool);
-        event Escalated(bytes32 indexed id, address indexed node, uint64 indexed index, uint64 size, address plaintiff, bytes32 receiptId);
+        event Escalated(bytes32 indexed id, address indexed node, uint64 indexed index, uint64 size, uint8 kind, address plaintiff, bytes32 receiptId);
+        event Answered(bytes32 indexed id, uint8 part, bytes data);
         event Resolved(bytes32 indexed id, address indexed node, uint8 outcome);
     }
     /// What clients pay.
@@ -181,9 +200,20 @@ pub fn posted_slot(node: Address, size: u64) -> B256 {
     nested_slot(2, node, U256::from(size).into())
 }
 
-/// Storage slot of the word of `Audits._right[node]` (slot 6) that has the bit of the receipt at `index`; the bit is `index % 256`.
-pub fn right_slot(node: Address, index: u64) -> B256 {
+/// Storage slot of the word of `Audits._right[node]` (slot 5) that has the bit of the receipt at `index`, for verdicts that name
+/// `model`; the bit is `index % 256`.
+pub fn right_slot(node: Address, model: B256, index: u64) -> B256 {
+    nested_slot(5, node, keccak256((model, U256::from(index / 256)).abi_encode()))
+}
+
+/// As [`right_slot`], in networks of version 3: slot 6, where verdicts named no model.
+pub fn right_slot_v3(node: Address, index: u64) -> B256 {
     nested_slot(6, node, U256::from(index / 256).into())
+}
+
+/// Storage slot of `Disputes.withheld[node][index]` (slot 9).
+pub fn withheld_slot(node: Address, index: u64) -> B256 {
+    nested_slot(9, node, U256::from(index).into())
 }
 
 /// Storage slot of `ReceiptLog.roots[node][size]` (slot 0).

@@ -4,12 +4,12 @@ mod finality;
 
 use crate::{
     check::{Checks, Known, check_answer},
-    contracts::{dispute_slots, posted_slot, right_slot},
+    contracts::{dispute_slots, posted_slot, right_slot, right_slot_v3, withheld_slot},
     light,
     trust::Trust,
 };
 use serde::Serialize;
-use types::{ProofFile, Rung, merkle};
+use types::{PROOF_FORMAT_V3, ProofFile, Rung, merkle};
 use verify::Registry;
 
 /// What a proof file says, once decoded.
@@ -102,9 +102,22 @@ fn audit_state(file: &ProofFile) -> Result<&'static [u8], String> {
     let (lost, disputed) = dispute_slots(claim.node, claim.receipt_id().0);
     light::check_slot(disputes, lost, audit.lost, &audit.lost_proof)?;
     light::check_slot(disputes, disputed, audit.disputed_at, &audit.disputed_proof)?;
-    light::check_slot(audits, right_slot(claim.node, file.log.index), audit.right, &audit.right_proof)?;
+    // The genesis commits to the version, so no file of a later network passes for an old one.
+    let old = file.format == PROOF_FORMAT_V3;
+    let right = match old {
+        true => right_slot_v3(claim.node, file.log.index),
+        false => right_slot(claim.node, claim.model, file.log.index),
+    };
+    light::check_slot(audits, right, audit.right, &audit.right_proof)?;
+    if !old {
+        let withheld = withheld_slot(claim.node, file.log.index);
+        light::check_slot(disputes, withheld, audit.withheld, &audit.withheld_proof)?;
+    }
     if !audit.lost.is_zero() {
         return Err("it was found wrong".into());
+    }
+    if !audit.withheld.is_zero() {
+        return Err("a jury found that the node withheld it".into());
     }
     // From when the receipt was on the ledger: the time in the claim is the node's own word.
     let log = account(contracts.receipt_log, &file.ledger.account_proof)?.storage_root;

@@ -245,8 +245,8 @@ impl RpcClient {
         self.call("og_finalized", json!([])).await
     }
 
-    /// Proof that the root of `size` receipts of `node` is on the ledger; and, for the receipt with this id and index, what became of
-    /// it. For a reader whose trust begins at `checkpoint`, or at genesis.
+    /// Proof that the root of `size` receipts of `node` is on the ledger; and, for the receipt with this id, model and index, what
+    /// became of it. For a reader whose trust begins at `checkpoint`, or at genesis.
     ///
     /// # Errors
     /// [`ClientError::NotFinalised`] when it is not there yet, else as [`call`](Self::call).
@@ -254,10 +254,11 @@ impl RpcClient {
         &self,
         node: Address,
         size: u64,
-        answer: Option<(B256, u64)>,
+        answer: Option<(B256, B256, u64)>,
         checkpoint: Option<Checkpoint>,
     ) -> Result<LedgerProof, ClientError> {
-        let answer = answer.map(|(receipt, index)| json!({"receipt": receipt, "index": index}));
+        let answer =
+            answer.map(|(receipt, model, index)| json!({"receipt": receipt, "model": model, "index": index}));
         let checkpoint = checkpoint.map(|c| U64::from(c.number));
         match self.call("og_receiptLogProof", json!([node, size, answer, checkpoint])).await {
             Err(ClientError::Rpc { code: -32001, .. }) => Err(ClientError::NotFinalised),

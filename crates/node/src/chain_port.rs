@@ -8,7 +8,7 @@ use api::ports::{
     AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
     Pooled, SimulatedData, Stop,
 };
-use client::contracts::{dispute_slots, posted_slot, receipt_log_slot, right_slot};
+use client::contracts::{dispute_slots, posted_slot, receipt_log_slot, right_slot, withheld_slot};
 use consensus::ConsensusError;
 use ledger::{Block, CallOutcome, Executed, LedgerError, Overrides, Replay, Standing};
 use quick_cache::sync::Cache;
@@ -89,19 +89,22 @@ impl ChainPort {
         &self,
         executed: &ledger::Executed,
         (node, size): (Address, u64),
-        receipt: B256,
+        (receipt, model): (B256, B256),
         index: u64,
     ) -> Result<AuditProof, ChainFault> {
         let contracts = self.chain.network().contracts;
         let number = |slot: B256| U256::from_be_bytes(slot.0);
         let (lost, disputed) = dispute_slots(node, receipt);
-        let slots = [number(lost), number(disputed)];
+        let slots = [number(lost), number(disputed), number(withheld_slot(node, index))];
         let mut disputes = executed.state().proof(contracts.disputes, &slots).map_err(rejected)?;
-        let mut audits =
-            executed.state().proof(contracts.audits, &[number(right_slot(node, index))]).map_err(rejected)?;
+        let mut audits = executed
+            .state()
+            .proof(contracts.audits, &[number(right_slot(node, model, index))])
+            .map_err(rejected)?;
         let slot = number(posted_slot(node, size));
         let mut log = executed.state().proof(contracts.receipt_log, &[slot]).map_err(rejected)?;
         let missing = || ChainFault::Internal("a proof without its slots".into());
+        let withheld = disputes.storage.pop().ok_or_else(missing)?;
         let disputed = disputes.storage.pop().ok_or_else(missing)?;
         let lost = disputes.storage.pop().ok_or_else(missing)?;
         let right = audits.storage.pop().ok_or_else(missing)?;
@@ -111,10 +114,12 @@ impl ChainPort {
             posted_proof: posted.proof,
             lost: lost.value,
             disputed_at: disputed.value,
+            withheld: withheld.value,
             right: right.value,
             disputes_proof: disputes.proof,
             lost_proof: lost.proof,
             disputed_proof: disputed.proof,
+            withheld_proof: withheld.proof,
             audits_proof: audits.proof,
             right_proof: right.proof,
         })
@@ -126,7 +131,7 @@ impl ChainPort {
         &self,
         number: u64,
         (node, size): (Address, u64),
-        answer: Option<(B256, u64)>,
+        answer: Option<(B256, B256, u64)>,
     ) -> Result<Option<ledger::Executed>, ChainFault> {
         let network = self.chain.network();
         let Some(executed) = self.chain.with_state(number).map_err(internal)? else { return Ok(None) };
@@ -428,7 +433,7 @@ impl Chain for ChainPort {
         &self,
         node: Address,
         size: u64,
-        answer: Option<(B256, u64)>,
+        answer: Option<(B256, B256, u64)>,
         checkpoint: Option<u64>,
     ) -> Result<Value, ChainFault> {
         let not_yet = || ChainFault::NotFinalised(format!("no root of {size} receipts of {node}"));
@@ -469,7 +474,9 @@ impl Chain for ChainPort {
             account_proof: proof.proof,
             storage_proof,
             audit: answer
-                .map(|(receipt, index)| self.audit_proof(&executed, (node, size), receipt, index))
+                .map(|(receipt, model, index)| {
+                    self.audit_proof(&executed, (node, size), (receipt, model), index)
+                })
                 .transpose()?,
         })
         .map_err(internal)

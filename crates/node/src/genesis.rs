@@ -33,6 +33,7 @@ const AUDITS: u64 = 7;
 const DISPUTES: u64 = 8;
 const JURY: u64 = 9;
 const ESCROW: u64 = 10;
+const CANARIES: u64 = 11;
 
 macro_rules! artifact {
     ($name:literal) => {
@@ -77,6 +78,11 @@ pub(crate) fn system_contracts() -> SystemContracts {
         jury: Genesis::deployment_address(JURY),
         escrow: Genesis::deployment_address(ESCROW),
     }
+}
+
+/// Where `Canaries` is. Programs ask `Audits` for it.
+fn canaries_contract() -> Address {
+    Genesis::deployment_address(CANARIES)
 }
 
 /// What a new network is made from.
@@ -160,10 +166,11 @@ impl NewNetwork {
             staking,
             deployment(artifact!("Beacon"), vec![])?,
             deployment(artifact!("Auditors"), trust.auditors(&contracts))?,
-            deployment(artifact!("Audits"), trust.audits(&contracts))?,
+            deployment(artifact!("Audits"), trust.audits(&contracts, canaries_contract()))?,
             deployment(artifact!("Disputes"), trust.disputes(&contracts))?,
             deployment(artifact!("Jury"), trust.jury(&contracts))?,
             deployment(artifact!("Escrow"), trust.escrow(&contracts))?,
+            deployment(artifact!("Canaries"), trust.canaries(&contracts))?,
         ];
         let genesis = Genesis {
             chain_id: self.chain_id,

@@ -2,6 +2,7 @@
 //!
 //! This crate composes the others; it decides nothing that a test of another crate should decide.
 
+mod audit_account;
 mod auditor;
 mod bench;
 mod chain_port;

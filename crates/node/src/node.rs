@@ -1,6 +1,7 @@
 //! An inference node: registers itself, serves, and posts the roots of its log.
 
 use crate::{
+    audit_account,
     court::{
         Court, call_of, case,
         games::{Games, Prepare},
@@ -45,6 +46,10 @@ const ANCHOR_LAG: Duration = Duration::from_millis(1500);
 
 /// How often earnings are taken.
 const EARN_INTERVAL: Duration = Duration::from_secs(10);
+/// Most receipts that one root adds (the contract's bound).
+const BATCH_MAX: u64 = 256;
+/// How often the account for audits is looked at.
+const ACCOUNT_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the transactions of the start are tried before the user is told.
 const START_MAX: Duration = Duration::from_secs(60);
 /// Ticks of [`POST_INTERVAL`] between deletions of old answers.
@@ -166,6 +171,7 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
         tokio::spawn(operator.clone().follow(anchor_sender)),
         tokio::spawn(operator.clone().post_roots()),
         tokio::spawn(operator.clone().defend()),
+        tokio::spawn(operator.clone().pay_auditors()),
         tokio::spawn(operator.earn(till)),
     ];
     info!(node = %address, endpoint = config.endpoint, "a node is ready");
@@ -286,7 +292,8 @@ impl Operator {
         loop {
             ticks.tick().await;
             let posted = self.posted.load(Ordering::Acquire);
-            let size = self.log.size();
+            // The contract takes so many at once; the rest goes with the next one.
+            let size = self.log.size().min(posted + BATCH_MAX);
             let Some(root) = self.log.root_at(size).filter(|_| size > posted) else { continue };
             let call = LogContract::appendCall { oldSize: posted, newSize: size, root };
             match self.court.send(self.network.contracts.receipt_log, U256::ZERO, call).await {
@@ -298,6 +305,18 @@ impl Operator {
                         warn!("{e:#}");
                     }
                 }
+            }
+        }
+    }
+
+    /// Keeps the account for audits filled.
+    async fn pay_auditors(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(ACCOUNT_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(e) = audit_account::keep(&self.court).await {
+                warn!("the account for audits was not filled: {e}; trying again");
             }
         }
     }

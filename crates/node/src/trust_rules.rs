@@ -4,20 +4,23 @@
 
 use crate::genesis::{COIN, UNBONDING_SECONDS};
 use alloy_sol_types::{SolValue as _, sol};
-use types::{SystemContracts, U256};
+use types::{Address, SystemContracts, U256};
 
 sol! {
     struct AuditParams {
-        uint64 commitSeconds; uint64 revealSeconds; uint64 backSeconds; uint64 canarySeconds; uint32 rateMax; uint32 rateMin;
-        uint256 fee; uint256 missPenalty; uint256 lazySlash; uint256 canaryBond; uint256 maxCanaries;
+        uint64 commitSeconds; uint64 revealSeconds; uint64 backSeconds; uint32 rateMax; uint32 rateMin; uint256 fee; uint256 missPenalty;
+        uint256 lazySlash; uint64 periodSeconds; uint32 missesFree; uint32 missesMax;
+    }
+    struct CanaryParams {
+        uint64 seconds; uint256 bond; uint256 max;
     }
     struct DisputeParams {
         uint256 bond; uint64 clockSeconds; uint64 openSeconds; uint64 windowSeconds; uint256 fraudSlash; uint256 timeoutSlash;
         uint256 bountyPermille;
     }
     struct JuryParams {
-        uint256 bond; uint64 commitSeconds; uint64 revealSeconds; uint64 rate; uint64 minJurors; uint256 textSlash; uint256 fee;
-        uint256 missPenalty; uint256 bountyPermille;
+        uint256 bond; uint64 commitSeconds; uint64 revealSeconds; uint64 rate; uint64 minJurors; uint64 tenureSeconds; uint256 minStake;
+        uint256 textSlash; uint256 fee; uint256 missPenalty; uint256 bountyPermille;
     }
 }
 
@@ -27,6 +30,12 @@ const ONE: u32 = 1_000_000;
 const AUDIT_PERMILLE: u64 = 13;
 /// Part of a slash that goes to who found the fault, in thousandths.
 const BOUNTY_PERMILLE: u64 = 100;
+
+/// Misses of an auditor in a window that cost nothing: a short outage.
+const MISSES_FREE: u32 = 16;
+/// Misses of an auditor in a window after which more cost nothing. At a thousandth of a coin each, an auditor with the least
+/// stake stays for 40 windows in which it is buried in work.
+const MISSES_MAX: u32 = 272;
 
 /// What differs from network to network. Times are in seconds, coins in wei.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +58,10 @@ pub(crate) struct TrustRules {
     pub(crate) unbonding_seconds: u64,
     /// Fewest jurors that must vote.
     pub(crate) jurors_min: u64,
+    /// Age of an auditor's stake from which on it counts in juries.
+    pub(crate) tenure_seconds: u64,
+    /// Least stake of that age, of all auditors together, with which juries decide anything.
+    pub(crate) bench_stake: u128,
 }
 
 /// A duration in a network whose time runs `scale` times as fast: at least 1, since no rule works with none.
@@ -69,7 +82,11 @@ impl TrustRules {
             open_seconds: 3_600,
             window_seconds: 24 * 3_600,
             unbonding_seconds: UNBONDING_SECONDS,
-            jurors_min: 15,
+            // Of 31 expected ones: who has a third of the stake gets as many in 2 of 1000 cases.
+            jurors_min: 20,
+            tenure_seconds: UNBONDING_SECONDS,
+            // What a jury can take from a node, twenty times.
+            bench_stake: 1_000 * COIN,
         }
     }
 
@@ -82,6 +99,8 @@ impl TrustRules {
             open_seconds: 8,
             window_seconds: 90,
             jurors_min: 1,
+            tenure_seconds: 1,
+            bench_stake: 20 * COIN,
             ..Self::network()
         }
     }
@@ -99,6 +118,8 @@ impl TrustRules {
             window_seconds,
             unbonding_seconds,
             jurors_min,
+            tenure_seconds,
+            bench_stake,
         } = self;
         Self {
             node_stake,
@@ -110,6 +131,8 @@ impl TrustRules {
             window_seconds: scaled(window_seconds, scale),
             unbonding_seconds: scaled(unbonding_seconds, scale),
             jurors_min,
+            tenure_seconds: scaled(tenure_seconds, scale),
+            bench_stake,
         }
     }
 
@@ -136,22 +159,31 @@ impl TrustRules {
         (Self::wei(self.auditor_stake), self.unbonding_seconds, c.audits, c.jury).abi_encode_params()
     }
 
-    pub(crate) fn audits(&self, c: &SystemContracts) -> Vec<u8> {
+    pub(crate) fn audits(&self, c: &SystemContracts, canaries: Address) -> Vec<u8> {
         let params = AuditParams {
             commitSeconds: self.commit_seconds,
             revealSeconds: self.commit_seconds,
             backSeconds: self.commit_seconds * 4,
-            // Longer than any dispute about it.
-            canarySeconds: self.window_seconds + self.game_seconds() + 8 * self.commit_seconds,
             rateMax: self.rates.0,
             rateMin: self.rates.1,
             fee: Self::wei(COIN / 1_000_000),
             missPenalty: Self::wei(COIN / 1_000),
             lazySlash: Self::wei(self.auditor_stake / 10),
-            canaryBond: Self::wei(COIN),
-            maxCanaries: U256::from(16),
+            periodSeconds: self.window_seconds,
+            missesFree: MISSES_FREE,
+            missesMax: MISSES_MAX,
         };
-        (c.receipt_log, c.beacon, c.auditors, c.disputes, c.jury, params).abi_encode_params()
+        (c.receipt_log, c.beacon, c.auditors, c.disputes, c.jury, canaries, params).abi_encode_params()
+    }
+
+    pub(crate) fn canaries(&self, c: &SystemContracts) -> Vec<u8> {
+        let params = CanaryParams {
+            // Longer than any dispute about it.
+            seconds: self.window_seconds + self.game_seconds() + 8 * self.commit_seconds,
+            bond: Self::wei(COIN),
+            max: U256::from(16),
+        };
+        (c.receipt_log, c.audits, c.disputes, params).abi_encode_params()
     }
 
     pub(crate) fn disputes(&self, c: &SystemContracts) -> Vec<u8> {
@@ -175,6 +207,8 @@ impl TrustRules {
             revealSeconds: self.commit_seconds,
             rate: 31 * u64::from(ONE),
             minJurors: self.jurors_min,
+            tenureSeconds: self.tenure_seconds,
+            minStake: Self::wei(self.bench_stake),
             textSlash: Self::wei(self.node_stake / 2),
             fee: Self::wei(COIN),
             missPenalty: Self::wei(COIN / 1_000),

@@ -244,12 +244,12 @@ pub trait Chain: Send + Sync + 'static {
         checkpoint: Option<u64>,
     ) -> Answer<Value>;
     /// `og_receiptLogProof`: proof that the root of `size` of `node`'s log is in the newest certified state.
-    /// For `answer`, a receipt's id and index, also what became of it. For readers whose trust begins at the block `checkpoint`, or at genesis.
+    /// For `answer`, a receipt's id, model and index, also what became of it. For readers whose trust begins at the block `checkpoint`, or at genesis.
     fn receipt_log_proof(
         &self,
         node: Address,
         size: u64,
-        answer: Option<(B256, u64)>,
+        answer: Option<(B256, B256, u64)>,
         checkpoint: Option<u64>,
     ) -> Answer<Value>;
     /// `og_syncPoint`: the newest snapshot that a new validator can start from.

@@ -60,10 +60,13 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Result<(), RegisterMethodE
         #[serde(deny_unknown_fields)]
         struct Answer {
             receipt: B256,
+            model: B256,
             index: u64,
         }
-        let answer: Option<Answer> = params::optional(&v, 2, "receipt and index")?;
+        let answer: Option<Answer> = params::optional(&v, 2, "receipt, model and index")?;
         let checkpoint = params::optional::<U64>(&v, 3, "checkpoint")?.map(|n| n.to());
-        b.chain.receipt_log_proof(node, size, answer.map(|a| (a.receipt, a.index)), checkpoint).map_err(fault)
+        b.chain
+            .receipt_log_proof(node, size, answer.map(|a| (a.receipt, a.model, a.index)), checkpoint)
+            .map_err(fault)
     })
 }

@@ -80,7 +80,8 @@ impl Proxy {
             return Err(ClientError::NotFinalised);
         }
         let mut size = posted.posted_size;
-        let answer = (receipt.claim.rung_achieved == Rung::Audited as u8).then_some((id.0, logged.index));
+        let audited = receipt.claim.rung_achieved == Rung::Audited as u8;
+        let answer = audited.then_some((id.0, receipt.claim.model, logged.index));
         if answer.is_some() {
             // The first log on the ledger that has the receipt: time counts from then.
             size = self.batch_of(receipt.claim.node, size, logged.index).await?;

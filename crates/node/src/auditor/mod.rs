@@ -1,8 +1,13 @@
 //! `og audit`: computes answers again that it is drawn for, gives verdicts, disputes what is wrong, and sits in juries.
 
+mod bring;
+mod draw;
 mod fetch;
 mod juror;
+mod look;
+mod patience;
 mod rounds;
+mod store;
 
 use crate::{
     court::{
@@ -12,9 +17,10 @@ use crate::{
     files,
 };
 use anyhow::{Context as _, ensure};
+use bring::Faults;
 use client::{
-    RpcClient,
-    contracts::{Auditors, Audits, Disputes},
+    ClientError, RpcClient,
+    contracts::{Auditors, Audits, Canaries, Disputes, Jury},
     light,
 };
 use engine::Model;
@@ -25,15 +31,29 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
-use tokio::task::JoinHandle;
+use store::Store;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    task::JoinHandle,
+};
 use tracing::{info, warn};
 use types::{Address, B256, Claim, Disclosure, U256, keccak256};
 use wallet::{Account, Config, Wallet};
 
 /// How often the ledger is read.
 const TICK: Duration = Duration::from_millis(400);
+/// Most models of an auditor (the contract's bound).
+const MODELS_MAX: usize = 64;
+/// How often answers that nobody can ask for any more are deleted.
+const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+/// Requests at once to one node: a slow one keeps nobody from looking at the others.
+const NODE_PLACES: usize = 4;
+/// Answers that are computed at once.
+const COMPUTE_PLACES: usize = 2;
+/// How long an answer of some node shows that this machine is online.
+const ONLINE: Duration = Duration::from_secs(60);
 
 /// How long the transactions of the start are tried before the user is told.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -75,8 +95,44 @@ pub(crate) struct Bench {
     pub(crate) models: Vec<Arc<Model>>,
     pub(crate) http: reqwest::Client,
     pub(crate) secret: B256,
-    /// Answers that are or were disputed, by receipt id: what games are played with.
-    pub(crate) cases: Mutex<HashMap<B256, Refuted>>,
+    /// What must outlive a crash, also answers that are or may be disputed: what games are played with.
+    pub(crate) store: Store,
+    pub(crate) rules: Rules,
+    places: Mutex<HashMap<Address, Arc<Semaphore>>>,
+    computing: Semaphore,
+    /// When some node answered last.
+    online: Mutex<Option<Instant>>,
+}
+
+/// Times of the contracts, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) reveal_seconds: u64,
+    pub(crate) back_seconds: u64,
+    pub(crate) jury_reveal_seconds: u64,
+    /// How long an answer may have to be defended.
+    pub(crate) keep_seconds: u64,
+}
+
+impl Rules {
+    async fn read(court: &Court) -> Result<Self, ClientError> {
+        let (rpc, contracts) = (&court.rpc, court.network.contracts);
+        let canaries = rpc.view(contracts.audits, &Audits::CANARIESCall {}).await?;
+        let reveal_seconds = rpc.view(contracts.audits, &Audits::REVEAL_SECONDSCall {}).await?;
+        // A node accuses auditors until then, and the game takes its time.
+        let accused = rpc.view(canaries, &Canaries::CANARY_SECONDSCall {}).await?;
+        Ok(Self {
+            reveal_seconds,
+            back_seconds: rpc.view(contracts.audits, &Audits::BACK_SECONDSCall {}).await?,
+            jury_reveal_seconds: rpc.view(contracts.jury, &Jury::REVEAL_SECONDSCall {}).await?,
+            keep_seconds: 2 * reveal_seconds + accused + court.network.game_seconds,
+        })
+    }
+
+    /// How long to wait before a fault is taken to its judge again.
+    fn pause(&self) -> Duration {
+        (Duration::from_secs(self.back_seconds) / 16).clamp(Duration::from_secs(1), Duration::from_secs(60))
+    }
 }
 
 /// A verdict, by the numbers of the contract `Audits`.
@@ -115,13 +171,32 @@ impl Bench {
         }))
     }
 
-    pub(crate) fn note(&self, refuted: Refuted) {
-        let id = refuted.answer.receipt.claim.receipt_id().0;
-        self.cases.lock().unwrap_or_else(PoisonError::into_inner).insert(id, refuted);
+    /// Keeps an answer as long as it may have to be attacked or defended.
+    fn note(&self, known: &Refuted) -> anyhow::Result<()> {
+        self.store.save_case(known, crate::inference::now_ms() / 1000 + self.rules.keep_seconds)
     }
 
-    pub(crate) fn case(&self, id: &B256) -> Option<Refuted> {
-        self.cases.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    /// Places for requests to a node.
+    fn fetch_place(&self, node: Address) -> Arc<Semaphore> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody uses are forgotten, so that the map grows with nodes at work only.
+        places.retain(|_, place| Arc::strong_count(place) > 1);
+        places.entry(node).or_insert_with(|| Arc::new(Semaphore::new(NODE_PLACES))).clone()
+    }
+
+    /// A turn to compute; it is free again when it is dropped.
+    async fn compute_place(&self) -> Option<SemaphorePermit<'_>> {
+        self.computing.acquire().await.ok()
+    }
+
+    /// Some node answered.
+    fn answered(&self) {
+        *self.online.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether some node answered lately: then this machine reaches others.
+    fn is_online(&self) -> bool {
+        self.online.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|last| last.elapsed() < ONLINE)
     }
 }
 
@@ -137,26 +212,60 @@ pub(crate) async fn start(config: AuditorConfig, models: Vec<Arc<Model>>) -> any
     let wallet = Wallet::open(wallet.kept_in(config.data_dir.join("calls.redb")), Arc::new(rpc.clone()))?;
     let address = wallet.address();
     let court = Court::new(rpc, info.network, wallet);
-    join(&court, config.stake_wei).await?;
+    join(&court, config.stake_wei, &models).await?;
+    let rules = Rules::read(&court).await.context("reading the rules of audits")?;
     let http = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(Duration::from_secs(10))
         .build()?;
-    let bench = Arc::new(Bench { court, genesis, models, http, secret, cases: Mutex::default() });
-    let rounds = Rounds::open(bench.clone(), &config.data_dir.join("verdicts.redb"))?;
-    let juror = Juror::new(bench.clone());
+    let store = Store::open(&config.data_dir.join("verdicts.redb"))?;
+    let bench = Arc::new(Bench {
+        court,
+        genesis,
+        models,
+        http,
+        secret,
+        store,
+        rules,
+        places: Mutex::default(),
+        computing: Semaphore::new(COMPUTE_PLACES),
+        online: Mutex::default(),
+    });
     // Each has its own pace: nobody waits for another's transactions.
-    let tasks = vec![tokio::spawn(audit(rounds)), tokio::spawn(judge(juror)), tokio::spawn(dispute(bench))];
+    let tasks = vec![
+        tokio::spawn(audit(Rounds::new(bench.clone()))),
+        tokio::spawn(bring(Faults::new(bench.clone()))),
+        tokio::spawn(judge(Juror::new(bench.clone()))),
+        tokio::spawn(forget(bench.clone())),
+        tokio::spawn(dispute(bench)),
+    ];
     info!(auditor = %address, "an auditor is ready");
     Ok(RunningAuditor { address, tasks })
 }
 
-/// Stakes, unless that was done before.
-async fn join(court: &Court, stake: U256) -> anyhow::Result<()> {
+/// Stakes, unless that was done before, and registers the models that are here and no others.
+async fn join(court: &Court, stake: U256, models: &[Arc<Model>]) -> anyhow::Result<()> {
+    let ids: Vec<B256> = models.iter().map(|m| m.id().0).collect();
+    ensure!(ids.len() <= MODELS_MAX, "an auditor registers at most {MODELS_MAX} models");
     let (me, auditors) = (court.me(), court.network.contracts.auditors);
     let known = court.rpc.view(auditors, &Auditors::auditorInfoCall { auditor: me }).await?;
     if !known.stake.is_zero() {
         ensure!(known.exitAt == 0, "auditor {me} has left; withdraw its stake and use a new folder");
+        let old = court.rpc.view(auditors, &Auditors::modelsOfCall { auditor: me }).await?;
+        let gone: Vec<B256> = old.iter().copied().filter(|id| !ids.contains(id)).collect();
+        if !gone.is_empty() {
+            let call = Auditors::removeModelsCall { models: gone };
+            court
+                .send_call(call_of(auditors, &call).within(START_MAX))
+                .await
+                .context("ending the duty for models that are not here")?;
+        }
+        let new: Vec<B256> = ids.into_iter().filter(|id| !old.contains(id)).collect();
+        if !new.is_empty() {
+            let call = Auditors::addModelsCall { models: new };
+            let call = call_of(auditors, &call).within(START_MAX);
+            court.send_call(call).await.context("registering the models")?;
+        }
         return Ok(());
     }
     let balance = court.rpc.balance(me).await?;
@@ -165,7 +274,7 @@ async fn join(court: &Court, stake: U256) -> anyhow::Result<()> {
         "auditor {me} has {balance} wei, but needs a stake of {stake} and some wei for fees; send it coins first"
     );
     court
-        .send_call(call_of(auditors, &Auditors::joinCall {}).with_value(stake).within(START_MAX))
+        .send_call(call_of(auditors, &Auditors::joinCall { models: ids }).with_value(stake).within(START_MAX))
         .await
         .context("joining (is the stake at least the minimum?)")?;
     Ok(())
@@ -187,6 +296,26 @@ async fn audit(mut rounds: Rounds) {
     }
 }
 
+async fn bring(mut faults: Faults) {
+    let mut ticks = ticks();
+    loop {
+        ticks.tick().await;
+        if let Err(e) = faults.step().await {
+            warn!("faults: {e:#}");
+        }
+    }
+}
+
+async fn forget(bench: Arc<Bench>) {
+    let mut ticks = tokio::time::interval(FORGET_INTERVAL);
+    loop {
+        ticks.tick().await;
+        if let Err(e) = bench.store.forget(crate::inference::now_ms() / 1000) {
+            warn!("old answers were not deleted: {e:#}");
+        }
+    }
+}
+
 async fn judge(mut juror: Juror) {
     let mut ticks = ticks();
     loop {
@@ -202,7 +331,8 @@ async fn dispute(bench: Arc<Bench>) {
     let prepare: Arc<Prepare<'static>> = {
         let bench = bench.clone();
         Arc::new(move |claim: &Claim, defend: bool| {
-            let known = bench.case(&claim.receipt_id().0).context("an answer that was not looked at")?;
+            let known =
+                bench.store.case(&claim.receipt_id().0)?.context("an answer that was not looked at")?;
             let model =
                 bench.models.iter().find(|m| m.id().0 == claim.model).context("no such model here")?;
             let disclosed = known.answer.disclosure.context("an answer that was not shown")?;
@@ -238,7 +368,7 @@ async fn settle(bench: &Bench, game: Ended) -> anyhow::Result<()> {
     let me = bench.me();
     if game.challenger
         && game.node_lost
-        && let Some(case) = bench.case(&game.receipt)
+        && let Some(case) = bench.store.case(&game.receipt)?
     {
         report_lazy(bench, &case).await?;
     }

@@ -153,7 +153,7 @@ pub(crate) struct DevnetArgs {
 pub(crate) enum Rules {
     /// Short times, every receipt audited at first, juries of one.
     Devnet,
-    /// Those of `og validator genesis`: juries need 15 jurors, so start with more --auditors.
+    /// Those of `og validator genesis`: juries need 20 jurors, so start with more --auditors.
     Network,
 }
 
@@ -250,11 +250,11 @@ pub(crate) struct AuditArgs {
     /// JSON-RPC of a validator.
     #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
     pub(crate) rpc: String,
-    /// Folder for the key and verdicts that are not revealed yet.
+    /// Folder for the key, verdicts that are not revealed yet, and answers that may have to be defended.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// Stake in whole coins, used when the auditor has not joined yet.
-    #[arg(long, default_value_t = 20)]
+    /// Stake in whole coins, used when the auditor has not joined yet; the default is twice the minimum of `og validator genesis`.
+    #[arg(long, default_value_t = 40)]
     pub(crate) stake: u64,
 }
 

@@ -12,6 +12,11 @@ use std::time::Duration;
 use types::{Address, B256, Bytes, NetworkConfig, U256, keccak256};
 use wallet::{Call, SendError, Wallet};
 
+/// Kind of a jury's case: the text is wrong.
+pub(crate) const KIND_TEXT: u8 = 2;
+/// Kind of a jury's case: the node withholds the answer.
+pub(crate) const KIND_WITHHELD: u8 = 3;
+
 /// Time between looks at the newest block.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -105,27 +110,31 @@ impl Court {
         Ok(())
     }
 
-    /// Whether the ledger lets `auditor` see the receipt: it is drawn to audit it, or to judge it.
+    /// Whether the ledger lets `auditor` see the receipt, which is of `model`: it is drawn to audit it, or to judge it.
     pub(crate) async fn may_see(
         &self,
         node: Address,
         size: u64,
         index: u64,
+        model: B256,
         auditor: Address,
     ) -> Result<bool, ClientError> {
         let contracts = self.network.contracts;
-        let drawn = Audits::drawnCall { node, size, index, auditor };
+        let drawn = Audits::drawnCall { node, size, index, model, auditor };
         match self.rpc.view(contracts.audits, &drawn).await {
             Ok(true) => return Ok(true),
             // A batch whose draw is not known yet, or no longer, may still have a case.
             Ok(false) | Err(ClientError::Rpc { .. }) => (),
             Err(e) => return Err(e),
         }
-        let id = self.rpc.view(contracts.jury, &Jury::caseIdCall { node, index }).await?;
-        match self.rpc.view(contracts.jury, &Jury::isJurorCall { id, auditor }).await {
-            Err(ClientError::Rpc { .. }) => Ok(false),
-            other => other,
+        for kind in [KIND_TEXT, KIND_WITHHELD] {
+            let id = self.rpc.view(contracts.jury, &Jury::caseIdCall { node, index, kind }).await?;
+            match self.rpc.view(contracts.jury, &Jury::isJurorCall { id, auditor }).await {
+                Ok(false) | Err(ClientError::Rpc { .. }) => (),
+                other => return other,
+            }
         }
+        Ok(false)
     }
 
     /// What `node` took out of a client's pocket, and what it holds and the client did not ask back.

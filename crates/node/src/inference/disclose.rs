@@ -2,7 +2,7 @@
 
 use super::{Shared, internal, now_ms};
 use api::ports::{AuditorPass, InferenceFault, Shown};
-use types::{Disclose, signing};
+use types::{B256, Disclose, signing};
 
 /// Oldest signature of an auditor's request, in seconds.
 const PASS_AGE_MAX: u64 = 120;
@@ -25,7 +25,7 @@ pub(super) async fn show(
     let may = match (kept.disclose, pass) {
         (Disclose::Public, _) => true,
         (Disclose::Auditors, Some(pass)) => {
-            check(shared, index, size, &pass).await?;
+            check(shared, index, size, receipt.claim.model, &pass).await?;
             true
         }
         _ => false,
@@ -34,7 +34,13 @@ pub(super) async fn show(
 }
 
 /// The asker signed just now, and the ledger says that it is drawn.
-async fn check(shared: &Shared, index: u64, size: u64, pass: &AuditorPass) -> Result<(), InferenceFault> {
+async fn check(
+    shared: &Shared,
+    index: u64,
+    size: u64,
+    model: B256,
+    pass: &AuditorPass,
+) -> Result<(), InferenceFault> {
     let forbidden = |why: &str| InferenceFault::Forbidden(why.into());
     let (node, genesis) = (shared.identity.producer.address(), shared.identity.genesis);
     let digest = signing::audit_request(&genesis, &node, index, pass.time);
@@ -44,7 +50,7 @@ async fn check(shared: &Shared, index: u64, size: u64, pass: &AuditorPass) -> Re
     if (now_ms() / 1000).abs_diff(pass.time) > PASS_AGE_MAX {
         return Err(forbidden("the signature in og-auditor is too old"));
     }
-    match shared.court.may_see(node, size, index, pass.auditor).await {
+    match shared.court.may_see(node, size, index, model, pass.auditor).await {
         Ok(true) => Ok(()),
         Ok(false) => Err(forbidden("this auditor is not drawn for this receipt")),
         Err(e) => Err(internal(e)),

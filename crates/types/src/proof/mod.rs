@@ -102,7 +102,7 @@ pub struct CheckpointProof {
     pub members: Vec<Validator>,
 }
 
-/// What the state says about one answer: values of four slots, with their proofs (EIP-1186).
+/// What the state says about one answer: values of five slots, with their proofs (EIP-1186).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditProof {
@@ -110,6 +110,8 @@ pub struct AuditProof {
     pub lost: U256,
     /// `Disputes.disputedAt` of this receipt: zero when nobody disputed it.
     pub disputed_at: U256,
+    /// `Disputes.withheld` of this receipt's place: zero when no jury found that the node withheld it.
+    pub withheld: U256,
     /// Word of `Audits._right` that has this receipt's bit: whether a drawn auditor found it right.
     pub right: U256,
     /// `ReceiptLog._posted` of `log.size`: when the receipt was on the ledger.
@@ -122,6 +124,8 @@ pub struct AuditProof {
     pub lost_proof: Vec<Bytes>,
     /// Slot of `disputed_at`.
     pub disputed_proof: Vec<Bytes>,
+    /// Slot of `withheld`.
+    pub withheld_proof: Vec<Bytes>,
     /// Account of `Audits`.
     pub audits_proof: Vec<Bytes>,
     /// Slot of `right`.
@@ -203,6 +207,7 @@ impl ProofFile {
                 &audit.disputes_proof,
                 &audit.lost_proof,
                 &audit.disputed_proof,
+                &audit.withheld_proof,
                 &audit.audits_proof,
                 &audit.right_proof,
             ];

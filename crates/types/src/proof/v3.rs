@@ -196,12 +196,15 @@ pub(super) fn decode(bytes: &[u8]) -> Result<ProofFile, TypesError> {
     let audit = |a: AuditV3| AuditProof {
         lost: a.lost,
         disputed_at: a.disputed_at,
+        // Juries left no mark of their own then.
+        withheld: U256::ZERO,
         right: a.right,
         posted: a.posted,
         posted_proof: a.posted_proof,
         disputes_proof: a.disputes_proof,
         lost_proof: a.lost_proof,
         disputed_proof: a.disputed_proof,
+        withheld_proof: Vec::new(),
         audits_proof: a.audits_proof,
         right_proof: a.right_proof,
     };
