@@ -279,17 +279,20 @@ def pair_equal(signature, message, dst, key):
     return final_exponentiate(pairing(neg(G2), signature, False) * pairing(key, hashed, False)) == FQ12.one()
 
 
-def network_commitment(network):
+def network_commitment(network, root=None):
+    """What the genesis header commits to; `root` stands for the first validators where they are left out."""
     names = (
         "model_registry", "node_registry", "receipt_log", "wrapped_native", "staking", "beacon", "auditors", "audits",
         "disputes", "jury", "escrow",
     )  # fmt: skip
     contracts = [raw(network["contracts"][name].lower()) for name in names]
-    validators = [[raw(v["peer"]), raw(v["vote"]), raw(v["possession"])] for v in network["validators"]]
+    if root is None:
+        root = keccak(rlp.encode([[raw(v["peer"]), raw(v["vote"]), raw(v["possession"])] for v in network["validators"]]))
     numbers = [rlp_number(network[k]) for k in (
         "version", "chain_id", "block_time_ms", "epoch_blocks", "window_seconds", "game_seconds",
+        "unbonding_seconds",
     )]  # fmt: skip
-    return keccak(b"og/network/3" + rlp.encode([*numbers, contracts, validators]))
+    return keccak(b"og/network/4" + rlp.encode([*numbers, contracts, root]))
 
 
 def pairs(members):
@@ -347,9 +350,8 @@ def check_final(header, certificate, members, epoch_blocks, genesis_hash):
     return fields
 
 
-def follow(network, handovers, genesis_hash):
-    """Who votes after the handovers, starting from the validators that genesis names."""
-    epoch, members = 0, network["validators"]
+def follow(network, handovers, genesis_hash, epoch, members):
+    """Who votes after the handovers, starting from `members`, who vote in `epoch`."""
     for handover in handovers:
         following = handover["next"]
         assert following["epoch"] > epoch
@@ -405,8 +407,30 @@ def check_audit(proof, fields):
     return bool(right >> log["index"] % 256 & 1)
 
 
-def check(file, pinned=None):
-    """Checks the bytes of a proof file; `pinned` is the hash of the genesis block that the reader means. Returns the proof."""
+def check_finality(proof, genesis, checkpoint):
+    """The header is final: from the first validators on, or for a reader who trusts the block `checkpoint` (number, hash)."""
+    ledger, network = proof["ledger"], proof["network"]
+    epoch, members = 0, network["validators"]
+    assert ("checkpoint" in ledger) == (checkpoint is not None)
+    if checkpoint is None:
+        check_first_set(network)
+    else:
+        start = raw(ledger["checkpoint"]["header"])
+        fields = rlp.decode(start)
+        assert (int.from_bytes(fields[NUMBER]), "0x" + keccak(start).hex()) == checkpoint
+        members = ledger["checkpoint"]["members"]
+        if ledger["header"] == ledger["checkpoint"]["header"]:
+            assert not members and not ledger["handovers"] and "certificate" not in ledger
+            return
+        assert fields[FIELDS.index("parentBeaconBlockRoot")] == set_commitment(members)
+        epoch = checkpoint[0] // network["epoch_blocks"]
+    members = follow(network, ledger["handovers"], keccak(genesis), epoch, members)
+    check_final(raw(ledger["header"]), ledger["certificate"], members, network["epoch_blocks"], keccak(genesis))
+
+
+def check(file, pinned=None, checkpoint=None):
+    """Checks the bytes of a proof file; `pinned` is the hash of the genesis block that the reader means, `checkpoint` the number and hash of a
+    final block that they trust. Returns the proof."""
     proof = read_file(file)
     claim, ledger, network = proof["receipt"]["claim"], proof["ledger"], proof["network"]
     assert pinned in (None, claim["genesis"])
@@ -418,9 +442,11 @@ def check(file, pinned=None):
     genesis = raw(proof["genesis_header"])
     assert "0x" + keccak(genesis).hex() == claim["genesis"]
     fields = rlp.decode(genesis)
-    assert fields[FIELDS.index("extraData")] == network_commitment(network) and fields[NUMBER] == b""
+    root = raw(proof["validators_root"]) if "validators_root" in proof else None
+    assert root is None or (checkpoint is not None and not network["validators"])
+    assert fields[FIELDS.index("extraData")] == network_commitment(network, root) and fields[NUMBER] == b""
     assert network["chain_id"] == claim["chain_id"]
-    assert network["version"] == 3 and network["epoch_blocks"] >= 2
+    assert network["version"] == 4 and network["epoch_blocks"] >= 2
     fields = rlp.decode(raw(ledger["header"]))
     assert claim["anchor_number"] <= int.from_bytes(fields[NUMBER])
     address = to_checksum_address(network["contracts"]["receipt_log"])
@@ -430,9 +456,7 @@ def check(file, pinned=None):
     assert ("audit" in ledger) == (claim["rung_achieved"] == AUDITED)
     if "audit" in ledger:
         check_audit(proof, fields)
-    members = follow(network, ledger["handovers"], keccak(genesis))
-    check_final(raw(ledger["header"]), ledger["certificate"], members, network["epoch_blocks"], keccak(genesis))
-    check_first_set(network)
+    check_finality(proof, genesis, checkpoint)
     return proof
 
 

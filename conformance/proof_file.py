@@ -107,7 +107,8 @@ AUDIT = [
     ("disputes_proof", NODES), ("lost_proof", NODES), ("disputed_proof", NODES), ("audits_proof", NODES), ("right_proof", NODES),
 ]  # fmt: skip
 LEDGER = [
-    ("header", hexadecimal()), ("handovers", many(HANDOVER, 4096)), ("certificate", CERTIFICATE), ("account_proof", NODES),
+    ("header", hexadecimal()), ("checkpoint?", [("header", hexadecimal()), ("members", many(MEMBER, 256))]),
+    ("handovers", many(HANDOVER, 4096)), ("certificate?", CERTIFICATE), ("account_proof", NODES),
     ("storage_proof", NODES), ("audit?", AUDIT),
 ]  # fmt: skip
 CONTRACTS = [
@@ -116,14 +117,14 @@ CONTRACTS = [
 ]  # fmt: skip
 NETWORK = [
     ("version", number(U16)), ("chain_id", number(U64)), ("block_time_ms", number(U64)), ("epoch_blocks", number(U64)),
-    ("window_seconds", number(U64)), ("game_seconds", number(U64)), ("contracts", [(name, ADDRESS) for name in CONTRACTS]),
+    ("window_seconds", number(U64)), ("game_seconds", number(U64)), ("unbonding_seconds", number(U64)), ("contracts", [(name, ADDRESS) for name in CONTRACTS]),
     ("validators", many([*MEMBER, ("possession", hexadecimal(48))], 256)),
 ]  # fmt: skip
 FILE = [
-    ("format", lambda v: v == "og-proof/3"), ("receipt", [("claim", CLAIM), ("evidence", many(EVIDENCE, 8))]),
+    ("format", lambda v: v == "og-proof/4"), ("receipt", [("claim", CLAIM), ("evidence", many(EVIDENCE, 8))]),
     ("disclosure", DISCLOSURE), ("manifest", MANIFEST),
     ("log", [("index", number(U64)), ("size", number(U64)), ("path", many(HASH, 63))]), ("ledger", LEDGER),
-    ("network", NETWORK), ("genesis_header", hexadecimal()),
+    ("network", NETWORK), ("validators_root?", HASH), ("genesis_header", hexadecimal()),
 ]  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def test_verify_prints_every_check(proof, verify, w3):
         assert check["name"] in plain.stdout, check
         assert check["detail"].strip() and check["outcome"].lower() in ("pass", "note")
     # Without a pin, and only there, something is trusted instead of checked.
-    assert [c["name"] for c in report["checks"] if c["outcome"] == "note"] == ["pin"]
+    assert [c["name"] for c in report["checks"] if c["outcome"] == "note"] == ["keys", "pin"]
     genesis = "0x" + w3.eth.get_block(0)["hash"].hex().removeprefix("0x")
     assert genesis in plain.stdout, "without a pin the report says which network is trusted"
     assert verify(proof, "--genesis", genesis).returncode == 0

@@ -31,7 +31,8 @@ def test_good_files_hold(name, proofs):
     report = json.loads(done.stdout)
     assert done.returncode == 0 and report["ok"], done.stdout
     assert report["summary"]["assurance"] == INDEX[name]["rung"] and report["summary"]["receipt_id"] == INDEX[name]["receipt_id"]
-    assert all(check["outcome"] == "pass" for check in report["checks"])
+    # How old the keys are is said, not judged.
+    assert all(check["outcome"] == ("note" if check["name"] == "keys" else "pass") for check in report["checks"])
     proof = proof_check.check((VECTORS / name).read_bytes(), pinned)
     assert proof_check.receipt_id(proof["receipt"]["claim"]) == INDEX[name]["receipt_id"]
 
@@ -57,7 +58,7 @@ def test_the_files_have_what_there_is():
     audited = proofs["audited.json"]
     assert int(audited["ledger"]["audit"]["right"], 16) >> audited["log"]["index"] & 1
     assert len({entry["genesis"] for entry in INDEX.values()}) == 2
-    assert sum(path.stat().st_size for path in VECTORS.iterdir()) < 1 << 20
+    assert sum(path.stat().st_size for path in VECTORS.rglob("*.json")) < 3 << 19
 
 
 def test_every_field_has_its_mutations():

@@ -4,20 +4,12 @@ pragma solidity ^0.8.37;
 import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Audits} from "./Audits.sol";
+import {Domain} from "./Domain.sol";
 import {ReceiptLog} from "./ReceiptLog.sol";
-
-/// @title IProceedings
-/// @notice What the escrow asks a judge.
-interface IProceedings {
-    /// @notice Open proceedings against a node.
-    /// @param node The node.
-    /// @return How many.
-    function openCount(address node) external view returns (uint256);
-}
 
 /// @title Escrow
 /// @notice Payments of clients to nodes. A client fills a pocket for one node and signs vouchers, each with all that it
@@ -26,8 +18,9 @@ interface IProceedings {
 /// spend it nowhere else, and takes it out only after `WITHDRAW_SECONDS`, in which the node can still take it.
 /// Vouchers are cumulative: an old one is worth nothing after a newer one, and one taken twice pays nothing the second
 /// time. Earnings wait in buckets; all settlements of one sixteenth of `WINDOW_SECONDS` share one, so at most 17 are
-/// not yet due, and a node cannot hide its earnings from a refund behind many small ones.
-contract Escrow is EIP712, ReentrancyGuardTransient {
+/// not yet due, and a node cannot hide its earnings from a refund behind many small ones. What open proceedings can cost is
+/// held: as much of a bucket that is due goes into a reserve, and the rest is paid.
+contract Escrow is ReentrancyGuardTransient {
     using SafeCast for uint256;
 
     /// @notice A client's promise.
@@ -70,6 +63,8 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
     uint256 public constant REFUND_BUCKETS = 32;
     /// @notice EIP-712 type of a voucher.
     bytes32 public constant VOUCHER_TYPEHASH = keccak256("Voucher(address client,address node,uint256 total)");
+    /// @dev Name of the EIP-712 domain.
+    string private constant _NAME = "og escrow";
     /// @dev Parts of the window in which settlements share a bucket.
     uint64 private constant _PERIODS = 16;
 
@@ -93,6 +88,10 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
     /// @dev Pockets and buckets.
     mapping(address client => mapping(address node => Pocket)) private _pockets;
     mapping(address node => Bucket[]) private _buckets;
+    /// @notice What open proceedings can cost a node of its earnings, in wei.
+    mapping(address node => uint256) public holds;
+    /// @notice Earnings that were due while they were held, in wei.
+    mapping(address node => uint256) public reserves;
 
     /// @notice A client filled a pocket.
     /// @param client The client.
@@ -134,8 +133,13 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
     /// @notice A bucket was paid to its node.
     /// @param node The node.
     /// @param index The bucket.
-    /// @param amount How much, in wei.
+    /// @param amount How much, in wei: what was in it and in the reserve, less what stays there.
     event Released(address indexed node, uint256 indexed index, uint256 amount);
+
+    /// @notice A node was paid what is no longer held.
+    /// @param node The node.
+    /// @param amount How much, in wei.
+    event ReserveReleased(address indexed node, uint256 amount);
 
     /// @notice A client got money back for a wrong answer.
     /// @param client The client.
@@ -173,8 +177,6 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
     error NothingDue();
     /// @notice The bucket does not exist or is empty.
     error NothingToRelease();
-    /// @notice Proceedings against the node are open.
-    error OpenProceedings();
     /// @notice Only judges may call this.
     /// @param sender Who called.
     error OnlyJudge(address sender);
@@ -198,7 +200,7 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
         uint64 withdrawSeconds,
         uint64 windowSeconds,
         uint256 auditPermille
-    ) EIP712("og escrow", "1") {
+    ) {
         if (windowSeconds < _PERIODS || windowSeconds > 365 days || withdrawSeconds > 365 days) revert InvalidParams();
         if (auditPermille > 1000) revert InvalidParams();
         (LOG, DISPUTES, JURY, AUDITS) = (log, disputes, jury, audits);
@@ -272,8 +274,9 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
         if (vouchers.length != signatures.length || vouchers.length > MAX_VOUCHERS) revert WrongCount();
         if (LOG.roots(msg.sender, logSize) == bytes32(0)) revert LogNotPosted(logSize);
         uint256 sum = 0;
+        bytes32 domain = _domain();
         for (uint256 i = 0; i < vouchers.length; ++i) {
-            if (!_signed(vouchers[i], signatures[i])) revert BadVoucher(i);
+            if (!_signed(domain, vouchers[i], signatures[i])) revert BadVoucher(i);
             sum += _take(vouchers[i]);
         }
         if (sum == 0) revert NothingDue();
@@ -282,7 +285,7 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
         if (audit > 0) AUDITS.fund{value: audit}();
     }
 
-    /// @notice Pays a bucket to its node. Anybody may call this.
+    /// @notice Pays a bucket to its node, except what open proceedings hold. Anybody may call this.
     /// @param node The node.
     /// @param index The bucket.
     function release(address node, uint256 index) external nonReentrant {
@@ -291,21 +294,46 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
         uint256 amount = bucket.amount;
         if (amount == 0) revert NothingToRelease();
         if (block.timestamp < bucket.releaseAt) revert TooEarly(bucket.releaseAt);
-        if (IProceedings(DISPUTES).openCount(node) + IProceedings(JURY).openCount(node) > 0) revert OpenProceedings();
         bucket.amount = 0;
+        amount = _unheld(node, amount);
         emit Released(node, index, amount);
+        if (amount > 0) Address.sendValue(payable(node), amount);
+    }
+
+    /// @notice Pays a node what is in its reserve and no longer held. Anybody may call this.
+    /// @param node The node.
+    function releaseReserve(address node) external nonReentrant {
+        uint256 amount = _unheld(node, 0);
+        if (amount == 0) revert NothingToRelease();
+        emit ReserveReleased(node, amount);
         Address.sendValue(payable(node), amount);
     }
 
     // ---- what a judge does ----
 
-    /// @notice Gives a client money back out of the node's newest unpaid buckets.
+    /// @notice Holds a part of a node's earnings until the same judge calls `unhold`.
+    /// @param node The node.
+    /// @param amount The part, in wei. All holds together may be more than there is.
+    function hold(address node, uint256 amount) external onlyJudge {
+        holds[node] += amount;
+    }
+
+    /// @notice Takes back a `hold`.
+    /// @param node The node.
+    /// @param amount What was held, in wei.
+    function unhold(address node, uint256 amount) external onlyJudge {
+        holds[node] -= amount;
+    }
+
+    /// @notice Gives a client money back out of the node's reserve, and then out of its newest unpaid buckets.
     /// @param node The node.
     /// @param payer The client.
     /// @param amount How much, in wei; lowered to what the client paid and did not get back.
     /// @return paid What it gets.
     function refund(address node, address payer, uint256 amount) external onlyJudge returns (uint256 paid) {
         uint256 wanted = Math.min(amount, paidBy(payer, node));
+        paid = Math.min(reserves[node], wanted);
+        reserves[node] -= paid;
         Bucket[] storage list = _buckets[node];
         uint256 end = Math.saturatingSub(list.length, REFUND_BUCKETS);
         for (uint256 i = list.length; i > end && paid < wanted; --i) {
@@ -371,15 +399,50 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
     /// @notice EIP-712 digest that a client signs.
     /// @param voucher The voucher.
     /// @return The digest.
-    function voucherDigest(Voucher calldata voucher) public view returns (bytes32) {
-        return _hashTypedDataV4(keccak256(abi.encode(VOUCHER_TYPEHASH, voucher.client, voucher.node, voucher.total)));
+    function voucherDigest(Voucher calldata voucher) external view returns (bytes32) {
+        return _digest(_domain(), voucher);
+    }
+
+    /// @notice The EIP-712 domain of vouchers (ERC-5267).
+    /// @return fields Which fields it has: all.
+    /// @return name Its name.
+    /// @return version Its version.
+    /// @return chainId The chain id.
+    /// @return verifyingContract This contract.
+    /// @return salt Hash of the genesis block.
+    /// @return extensions None.
+    function eip712Domain()
+        external
+        view
+        returns (
+            bytes1 fields,
+            string memory name,
+            string memory version,
+            uint256 chainId,
+            address verifyingContract,
+            bytes32 salt,
+            uint256[] memory extensions
+        )
+    {
+        return (0x1f, _NAME, "1", block.chainid, address(this), AUDITS.BEACON().genesis(), new uint256[](0));
     }
 
     // ---- inside ----
 
+    /// @dev Separator of the domain in which clients sign. Reverts before the genesis hash is known.
+    function _domain() private view returns (bytes32) {
+        return Domain.separator(_NAME, address(this), AUDITS.BEACON().genesis());
+    }
+
+    /// @dev What a client signs.
+    function _digest(bytes32 domain, Voucher calldata voucher) private pure returns (bytes32) {
+        bytes32 hashed = keccak256(abi.encode(VOUCHER_TYPEHASH, voucher.client, voucher.node, voucher.total));
+        return MessageHashUtils.toTypedDataHash(domain, hashed);
+    }
+
     /// @dev Whether a voucher is for the sender and signed by its client.
-    function _signed(Voucher calldata voucher, bytes calldata signature) private view returns (bool) {
-        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(voucherDigest(voucher), signature);
+    function _signed(bytes32 domain, Voucher calldata voucher, bytes calldata signature) private view returns (bool) {
+        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(_digest(domain, voucher), signature);
         return voucher.node == msg.sender && failure == ECDSA.RecoverError.NoError && signer == voucher.client;
     }
 
@@ -408,6 +471,14 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
         bucket.amount = (bucket.amount + amount).toUint128();
         (bucket.releaseAt, bucket.logSize) = (releaseAt, logSize);
         emit Settled(msg.sender, index, amount, audit, logSize, releaseAt);
+    }
+
+    /// @dev Adds what is due to a node's reserve, and takes out what is not held.
+    function _unheld(address node, uint256 due) private returns (uint256 amount) {
+        due += reserves[node];
+        uint256 kept = Math.min(holds[node], due);
+        reserves[node] = kept;
+        return due - kept;
     }
 
     /// @dev Credits a refund.

@@ -1,6 +1,6 @@
 // All contracts of escrow, audits and disputes, deployed as in genesis, with a mock of the referee.
 import { AbiCoder, getCreateAddress, keccak256, sha256, toBeHex, TypedDataEncoder, Wallet } from 'ethers';
-import { Chain, COIN, MIN_STAKE, person, RECORD, SYSTEM } from './evm.mjs';
+import { Chain, COIN, GENESIS, MIN_STAKE, person, PUBLISH_FEE, RECORD, SYSTEM } from './evm.mjs';
 
 const coder = AbiCoder.defaultAbiCoder();
 const REFEREE = '0x0000000000000000000000000000000000000a03';
@@ -9,6 +9,8 @@ export const NOBODY = `0x${'00'.repeat(20)}`;
 export const NOTHING = `0x${'00'.repeat(32)}`;
 /** Where burnt coins go. */
 export const BURN = '0x000000000000000000000000000000000000dead';
+/** A salt that is no secret. */
+const SALT = `0x${'5e'.repeat(32)}`;
 /** `keccak256(abi.encode(...))`. */
 export const hash = (types, values) => keccak256(coder.encode(types, values));
 
@@ -69,8 +71,8 @@ function referee(input) {
 export const RULES = {
   escrow: { withdrawSeconds: 1000n, windowSeconds: 1600n, auditPermille: 50n },
   disputes: {
-    bond: COIN, moveSeconds: 100n, windowSeconds: 1000n, fraudSlash: 4n * COIN, timeoutSlash: 3n * COIN,
-    bountyPermille: 250n, maxOpen: 3n,
+    bond: COIN, clockSeconds: 200n, openSeconds: 100n, windowSeconds: 1000n, fraudSlash: 4n * COIN,
+    timeoutSlash: 3n * COIN, bountyPermille: 250n,
   },
   auditors: { minStake: 5n * COIN, unbondingSeconds: 5000n },
   audits: {
@@ -88,15 +90,15 @@ const NAMES = {
 };
 
 /** Deploys everything; every contract knows the others' addresses beforehand. `rules` replaces some of `RULES`. */
-export async function court(rules = {}) {
-  const chain = await Chain.create({ precompiles: { [REFEREE]: referee } });
+export async function court(rules = {}, genesis = GENESIS) {
+  const chain = await Chain.create({ precompiles: { [REFEREE]: referee }, genesis });
   const from = person(900);
   await chain.fund(from, COIN);
   const at = Object.fromEntries(Object.keys(NAMES).map((name, nonce) => [name, getCreateAddress({ from, nonce })]));
   const of = (name) => ({ ...RULES[name], ...rules[name] });
   const [escrow, auditors] = [of('escrow'), of('auditors')];
   const args = {
-    models: [],
+    models: [PUBLISH_FEE],
     nodes: [at.models, MIN_STAKE, 3600n, at.disputes, at.jury],
     log: [at.nodes],
     beacon: [],
@@ -106,11 +108,12 @@ export async function court(rules = {}) {
     audits: [at.log, at.beacon, at.auditors, at.disputes, at.jury, of('audits')],
     jury: [at.nodes, at.log, at.escrow, at.beacon, at.auditors, at.audits, at.disputes, of('jury')],
   };
-  const all = { chain };
+  const all = { chain, genesis };
   for (const [name, contract] of Object.entries(NAMES)) {
     all[name] = await chain.deploy(contract, args[name], { from });
     if (all[name].address.toLowerCase() !== at[name].toLowerCase()) throw new Error(`${name} is at another address`);
   }
+  await chain.begin(all.beacon);
   // Events of any of them are decoded with all ABIs.
   // One validator that proposes all blocks: the seed for a block is the randomness of the next one.
   all.tick = async (blocks = 1) => {
@@ -126,7 +129,7 @@ export const bond = (all, node, stake = MIN_STAKE) => all.nodes.send(node, 'regi
 export async function client(all, n, wei = 1000n * COIN) {
   const wallet = new Wallet(toBeHex(0xc11e0000 + n, 32));
   await all.chain.fund(wallet.address, wei);
-  const domain = { name: 'og escrow', version: '1', chainId: 1, verifyingContract: all.escrow.address };
+  const domain = { name: 'og escrow', version: '1', chainId: 1, verifyingContract: all.escrow.address, salt: all.genesis };
   const types = { Voucher: [{ name: 'client', type: 'address' }, { name: 'node', type: 'address' }, { name: 'total', type: 'uint256' }] };
   return {
     address: wallet.address, wallet,
@@ -141,6 +144,28 @@ export async function client(all, n, wei = 1000n * COIN) {
 /** Settles pairs of `client.voucher`. */
 export const settle = (all, node, size, ...pairs) =>
   all.escrow.send(node, 'settle', [pairs.map((p) => p[0]), pairs.map((p) => p[1]), size]);
+
+// ---- disputes ----
+
+/** What announcements are about. */
+export const subjects = {
+  dispute: (node, receiptId, opening) =>
+    hash(['string', 'address', 'bytes32', 'bytes32'], ['dispute', node, receiptId, keccak256(opening)]),
+  equivocation: (node, receiptId) => hash(['string', 'address', 'bytes32'], ['equivocation', node, receiptId]),
+  fork: (node, size) => hash(['string', 'address', 'uint64'], ['fork', node, size]),
+};
+/** What to announce. */
+export const announcement = (by, subject, salt = SALT) => hash(['address', 'bytes32', 'bytes32'], [by, subject, salt]);
+/** Announces something; returns the salt. */
+export async function announce(all, by, subject) {
+  await all.disputes.send(by, 'announce', [announcement(by, subject)]);
+  return SALT;
+}
+/** Announces a dispute about a claim and opens it. */
+export async function dispute(all, by, c, opening, value = COIN) {
+  const salt = await announce(all, by, subjects.dispute(c.node, c.receiptId, opening));
+  return all.disputes.send(by, 'open', [c.claim, c.signature, opening, salt], value);
+}
 
 // ---- logs ----
 
@@ -208,7 +233,6 @@ export async function join(all, auditors, stake = 10n * COIN) {
   }
 }
 
-const SALT = `0x${'5e'.repeat(32)}`;
 /** Commitment of an auditor. */
 export const commitment = (auditor, node, size, indices, verdicts, salt = SALT) =>
   hash(['address', 'address', 'uint64', 'uint64[]', 'uint8[]', 'bytes32'], [auditor, node, size, indices, verdicts, salt]);

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { getAddress } from 'ethers';
-import { after, bond, claim, client, court, Log, NOTHING, pass, RULES, settle, step, TURN } from './court.mjs';
-import { Chain, COIN, person, reverts, TX_GAS_MAX } from './evm.mjs';
+import { getAddress, toBeHex } from 'ethers';
+import { after, bond, claim, client, court, dispute, Log, NOTHING, pass, RULES, settle, step, TURN } from './court.mjs';
+import { Chain, COIN, GENESIS, person, RECORD, reverts, SYSTEM, TX_GAS_MAX } from './evm.mjs';
 
 const node = person(1);
 const other = person(2);
@@ -10,8 +10,8 @@ const { withdrawSeconds, windowSeconds } = RULES.escrow;
 const share = (amount) => amount - amount * 50n / 1000n;
 
 /** A bonded node with a posted log of 4, and a client with a pocket of 10 coins. */
-async function ready(rules) {
-  const all = await court(rules);
+async function ready(rules, genesis) {
+  const all = await court(rules, genesis);
   await bond(all, node);
   all.log4 = new Log(all, node);
   all.log4.add(4);
@@ -100,6 +100,28 @@ test('escrow: a voucher works for its node, signer and contract only', async () 
   const second = await ready();
   await reverts(settle(all, node, 4, [voucher, (await client({ ...second.all, escrow: { address: person(77) } }, 1)).voucher(node, COIN)[1]]), 'BadVoucher');
   await settle(all, node, 4, [voucher, signature]);
+});
+
+test('escrow: a voucher of one network is worth nothing in another with the same chain id, key and addresses', async () => {
+  const here = await ready();
+  const there = await ready({}, toBeHex(0xbee, 32));
+  assert.equal(here.escrow.address, there.escrow.address);
+  const signed = here.alice.voucher(node, COIN);
+  await reverts(settle(there.all, node, 4, signed), 'BadVoucher', [0n]);
+  await settle(here.all, node, 4, signed);
+});
+
+test('escrow: no signature counts before the genesis hash is known', async () => {
+  const chain = await Chain.create();
+  const beacon = await chain.deploy('Beacon');
+  await reverts(beacon.read('genesis'), 'GenesisUnknown');
+  // Only block 1 records it.
+  await beacon.send(SYSTEM, 'record', RECORD);
+  await reverts(beacon.read('genesis'), 'GenesisUnknown');
+  await chain.begin(beacon);
+  assert.equal(await beacon.read('genesis'), GENESIS);
+  await beacon.send(SYSTEM, 'record', RECORD);
+  assert.equal(await beacon.read('genesis'), GENESIS);
 });
 
 test('escrow: settling needs a posted log, and as many signatures as vouchers', async () => {
@@ -211,17 +233,43 @@ test('escrow: refunds come from the newest earnings, at most what the client pai
   assert.equal(await chain.balance(all.escrow.address), 14n * COIN);
 });
 
-test('escrow: earnings that were paid out are not refunded; open disputes stop the payment', async () => {
-  const { all, alice } = await ready();
+test('escrow: an open dispute holds the price of its claim and nothing else', async () => {
+  const { all, alice, chain } = await ready();
+  const price = COIN / 2n;
   await settle(all, node, 4, alice.voucher(node, 4n * COIN));
+  const earned = (await all.escrow.read('bucketOf', node, 0)).amount;
   pass(all, windowSeconds - 50n);
-  const c = claim({ node, receiptId: NOTHING, timeMs: all.chain.time * 1000n });
-  await all.disputes.send(person(5), 'open', [c.claim, c.signature, step(TURN.node)], COIN);
+  const c = claim({ node, receiptId: NOTHING, payer: alice.address, price, timeMs: all.chain.time * 1000n });
+  await dispute(all, person(5), c, step(TURN.node));
+  // A second game about the same receipt can cost no second price.
+  await dispute(all, person(6), c, step(TURN.node));
+  assert.equal(await all.escrow.read('holds', node), price);
   pass(all, 60n);
-  await reverts(all.escrow.send(other, 'release', [node, 0]), 'OpenProceedings');
+  const { events } = await all.escrow.send(other, 'release', [node, 0]);
+  assert.deepEqual(events.map((e) => [e.name, e.args[2]]), [['Released', earned - price]]);
+  assert.equal(await all.escrow.read('reserves', node), price);
+  await reverts(all.escrow.send(other, 'releaseReserve', [node]), 'NothingToRelease');
   await all.disputes.send(node, 'move', [1, firstState(c), step(TURN.nodeWon)]);
-  await all.escrow.send(other, 'release', [node, 0]);
+  await reverts(all.escrow.send(other, 'releaseReserve', [node]), 'NothingToRelease');
+  await all.disputes.send(node, 'move', [2, firstState(c), step(TURN.nodeWon)]);
+  const before = await chain.balance(node);
+  await all.escrow.send(other, 'releaseReserve', [node]);
+  assert.equal(await chain.balance(node), before + price);
   assert.equal((await all.escrow.send(await judge(all), 'refund', [node, alice.address, COIN])).values[0], 0n);
+});
+
+test('escrow: a refund comes from the reserve first', async () => {
+  const { all, alice } = await ready();
+  const price = COIN / 2n;
+  await settle(all, node, 4, alice.voucher(node, 4n * COIN));
+  const c = claim({ node, receiptId: NOTHING, payer: alice.address, price, timeMs: (all.chain.time + windowSeconds - 50n) * 1000n });
+  pass(all, windowSeconds - 50n);
+  await dispute(all, person(5), c, step(TURN.node));
+  pass(all, 60n);
+  await all.escrow.send(other, 'release', [node, 0]);
+  await all.disputes.send(node, 'move', [1, firstState(c), step(TURN.challengerWon)]);
+  assert.deepEqual([await all.escrow.read('reserves', node), await all.escrow.read('holds', node)], [0n, 0n]);
+  assert.equal(await all.escrow.read('balances', alice.address), price);
 });
 const firstState = (c) => after(c.digest, step(TURN.node));
 
@@ -257,10 +305,10 @@ test('escrow: the voucher digest and type are what wallets sign', async () => {
   const { all, alice } = await ready();
   const [voucher, signature] = alice.voucher(node, 5n);
   const types = { Voucher: [{ name: 'client', type: 'address' }, { name: 'node', type: 'address' }, { name: 'total', type: 'uint256' }] };
-  const domain = { name: 'og escrow', version: '1', chainId: 1, verifyingContract: all.escrow.address };
+  const domain = { name: 'og escrow', version: '1', chainId: 1, verifyingContract: all.escrow.address, salt: GENESIS };
   assert.equal(await alice.wallet.signTypedData(domain, types, voucher), signature);
-  const [fields, name, version, chainId, at] = await all.escrow.read('eip712Domain');
-  assert.deepEqual([fields, name, version, chainId, at], ['0x0f', 'og escrow', '1', 1n, getAddress(all.escrow.address)]);
+  const [fields, name, version, chainId, at, salt] = await all.escrow.read('eip712Domain');
+  assert.deepEqual([fields, name, version, chainId, at, salt], ['0x1f', 'og escrow', '1', 1n, getAddress(all.escrow.address), GENESIS]);
 });
 
 test('escrow: gas', async (t) => {

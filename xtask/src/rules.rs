@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Which crate of the workspace may depend on which. Anything else is a breach.
-const EDGES: [(&str, &[&str]); 17] = [
+const EDGES: [(&str, &[&str]); 18] = [
     ("types", &[]),
     ("kernels", &[]),
     ("economics", &[]),
@@ -22,7 +22,8 @@ const EDGES: [(&str, &[&str]); 17] = [
     ("ledger", &["types", "verify", "referee"]),
     ("consensus", &["types", "verify", "ledger"]),
     ("api", &["types"]),
-    ("client", &["types", "verify", "signed", "audited", "replicated"]),
+    ("wallet", &["types"]),
+    ("client", &["types", "verify", "signed", "audited", "replicated", "wallet"]),
     (
         "node",
         &[
@@ -37,6 +38,7 @@ const EDGES: [(&str, &[&str]); 17] = [
             "consensus",
             "api",
             "client",
+            "wallet",
             "economics",
         ],
     ),
@@ -54,6 +56,7 @@ const EDGES: [(&str, &[&str]); 17] = [
             "consensus",
             "api",
             "client",
+            "wallet",
         ],
     ),
     ("xtask", &[]),
@@ -64,7 +67,7 @@ const EDGES: [(&str, &[&str]); 17] = [
 const HOMES: [(&str, &[&str]); 8] = [
     ("commonware-", &["consensus", "sim"]),
     ("revm", &["ledger"]),
-    ("redb", &["ledger", "node", "sim"]),
+    ("redb", &["ledger", "node", "sim", "wallet"]),
     ("jsonrpsee", &["api"]),
     ("blst", &["verify"]),
     ("tokenizers", &["engine"]),

@@ -84,12 +84,12 @@ fn answer(request: &[u8]) -> Result<Value, String> {
     let value: Value = serde_json::from_slice(request).map_err(|e| format!("not JSON: {e}"))?;
     if value.get("proof").is_some() {
         let request: ProofRequest = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        let trust = client::trust::Trust { network: request.network, ..Default::default() };
         if request.proof.contains("\"og-chain/") {
-            let trust = client::chain::Trust { network: request.network, checkpoint: None };
-            let checks = client::chain::check_chain(request.proof.as_bytes(), trust);
+            let checks = client::chain::check_chain(request.proof.as_bytes(), &trust);
             return Ok(json!({"ok": checks.ok(), "checks": checks}));
         }
-        let report = client::proof::check_proof(request.proof.as_bytes(), request.network, &client::registry());
+        let report = client::proof::check_proof(request.proof.as_bytes(), &trust, &client::registry());
         return serde_json::to_value(report).map_err(|e| e.to_string());
     }
     let request: LightRequest = serde_json::from_value(value).map_err(|e| e.to_string())?;

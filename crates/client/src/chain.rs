@@ -3,22 +3,14 @@
 use crate::{
     check::Checks,
     light::{self, Trusted},
+    trust::Trust,
 };
 use alloy_consensus::Header;
 use alloy_primitives::{B256, Bytes, U256};
 use types::{ChainProof, ItemKind};
 
-/// Where the reader's trust begins.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Trust {
-    /// Genesis hash of the network that is meant.
-    pub network: Option<B256>,
-    /// Commitment of a validator set that the reader trusts, and its first epoch: handovers before it are not needed.
-    pub checkpoint: Option<(u64, B256)>,
-}
-
 /// Checks the bytes of a chain proof.
-pub fn check_chain(bytes: &[u8], trust: Trust) -> Checks {
+pub fn check_chain(bytes: &[u8], trust: &Trust) -> Checks {
     let mut checks = Checks::default();
     let proof = match ChainProof::decode(bytes) {
         Ok(proof) => proof,
@@ -64,27 +56,29 @@ pub fn check_chain(bytes: &[u8], trust: Trust) -> Checks {
             checked.map(|()| format!("number {} of the block, {} bytes", item.index, item.bytes.len())),
         );
     }
-    match trust.network {
-        Some(pin) if pin == name => checks.record("pin", Ok("this is the network that you named".into())),
-        Some(pin) => checks.record("pin", Err(format!("this is network {name}, you named {pin}"))),
-        None => checks.note(
-            "pin",
-            format!("you trust that genesis {name} is the network you mean; name it with --network"),
-        ),
-    }
+    trust.record_pin(&mut checks, name);
     checks
 }
 
 /// The header in question: follows validator sets to the certified header, and parents down from it.
-fn final_header(proof: &ChainProof, trust: Trust, name: B256) -> Result<(Header, usize), String> {
-    let mut trusted = Trusted::genesis(&proof.network, &proof.genesis_header, name)?;
+fn final_header(proof: &ChainProof, trust: &Trust, name: B256) -> Result<(Header, usize), String> {
+    let mut trusted = match (&proof.checkpoint, trust.checkpoint) {
+        (None, None) => Trusted::genesis(&proof.network, &proof.genesis_header, name)?,
+        (Some(start), Some(checkpoint)) => {
+            light::check_rules(&proof.network, None, &proof.genesis_header, name)?;
+            let header = light::checkpoint_header(checkpoint, &start.header)?;
+            Trusted::checkpoint(&proof.network, name, &header, &start.members)?
+        }
+        (None, Some(checkpoint)) => {
+            return Err(format!(
+                "this proof starts at genesis; get it with `og prove --checkpoint {checkpoint}`"
+            ));
+        }
+        (Some(_), None) => {
+            return Err("this proof is for readers who trust a checkpoint; name it with --checkpoint".into());
+        }
+    };
     let mut handovers = proof.handovers.iter();
-    if let Some((epoch, commitment)) = trust.checkpoint {
-        // The checkpoint's set comes with the handover that names it; the ones before are skipped, not checked.
-        let first = handovers.find(|h| h.next.epoch == epoch && h.next.commitment() == commitment);
-        let set = first.map(|h| h.next.clone()).ok_or("the checkpoint's validators are not in this proof")?;
-        trusted = Trusted::checkpoint(&proof.network, name, set, commitment)?;
-    }
     handovers.try_for_each(|handover| trusted.follow(handover))?;
     let (last, before): (&Bytes, &[Bytes]) = proof.headers.split_last().ok_or("there is no header")?;
     let (mut header, signers) = trusted.final_header(last, &proof.certificate)?;

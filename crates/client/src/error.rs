@@ -98,14 +98,10 @@ pub enum ClientError {
     /// The node wants to be paid, and nobody pays here.
     #[error("the node wants to be paid; start the proxy with --pay and a key")]
     Unpaid,
-    /// The transaction failed.
-    #[error("the transaction {hash} failed: {reason}")]
-    Transaction {
-        /// Its hash.
-        hash: String,
-        /// Why.
-        reason: String,
-    },
+    /// A transaction did not do what it should.
+    #[cfg(not(target_family = "wasm"))]
+    #[error(transparent)]
+    Send(#[from] wallet::SendError),
     /// A file could not be read or written.
     #[error("{path}: {reason}")]
     File {

@@ -24,21 +24,24 @@ pub mod chat;
 #[cfg(not(target_family = "wasm"))]
 mod directory;
 #[cfg(not(target_family = "wasm"))]
+pub mod endpoint;
+#[cfg(not(target_family = "wasm"))]
 mod error;
+#[cfg(not(target_family = "wasm"))]
+mod ledger;
 #[cfg(not(target_family = "wasm"))]
 pub mod proxy;
 #[cfg(not(target_family = "wasm"))]
 mod rpc;
-#[cfg(not(target_family = "wasm"))]
-mod tx;
 
 #[cfg(not(target_family = "wasm"))]
 pub use {
     directory::{Directory, Offer},
     error::ClientError,
     rpc::{EventLog, Finalized, NetworkInfo, RpcClient},
-    tx::Account,
 };
+
+pub mod trust;
 
 use std::sync::Arc;
 

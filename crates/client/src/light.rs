@@ -8,8 +8,75 @@ use alloy_consensus::Header;
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_rlp::Decodable as _;
 use alloy_trie::{Nibbles, TrieAccount, proof::verify_proof};
-use types::{FinalityCertificate, Handover, NetworkConfig, ValidatorSet, limits::HEADER_BYTES_MAX};
+use std::{fmt, str::FromStr};
+use types::{
+    FinalityCertificate, Handover, NetworkConfig, Validator, ValidatorSet, limits::HEADER_BYTES_MAX,
+};
 use verify::finality;
+
+/// A final block that somebody trusts, for instance because they followed the chain to it or read its hash in several places. Spelled
+/// `NUMBER:HASH`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Its number.
+    pub number: u64,
+    /// Its hash.
+    pub hash: B256,
+}
+
+impl fmt::Display for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.number, self.hash)
+    }
+}
+
+impl FromStr for Checkpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once(':').and_then(|(n, h)| Some((n.parse().ok()?, h.parse().ok()?)));
+        parts
+            .map(|(number, hash)| Self { number, hash })
+            .ok_or_else(|| format!("{text:?} is not NUMBER:HASH of a block"))
+    }
+}
+
+/// Checks the genesis header of the network called `name`, and that it commits to the rules in `config` and to its validators, of whom the
+/// root is enough.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn check_rules(
+    config: &NetworkConfig,
+    validators_root: Option<B256>,
+    genesis: &Bytes,
+    name: B256,
+) -> Result<(), String> {
+    let (header, hash) = header(genesis)?;
+    if hash != name {
+        return Err(format!("the genesis header hashes to {hash}, not to {name}"));
+    }
+    let commitment = validators_root.map_or_else(|| config.commitment(), |root| config.commitment_to(root));
+    if header.number != 0 || header.extra_data.as_ref() != commitment.as_slice() {
+        return Err("the genesis header does not commit to this configuration".into());
+    }
+    Ok(())
+}
+
+/// Checks that the header of the trusted block `checkpoint` is `bytes`. Gives the header.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn checkpoint_header(checkpoint: Checkpoint, bytes: &Bytes) -> Result<Header, String> {
+    let (header, hash) = header(bytes)?;
+    if hash != checkpoint.hash || header.number != checkpoint.number {
+        return Err(format!(
+            "it starts at block {}:{hash}, your checkpoint is {checkpoint}: get it again for your checkpoint",
+            header.number
+        ));
+    }
+    Ok(header)
+}
 
 /// Decodes a header, canonically, with its hash.
 ///
@@ -33,13 +100,7 @@ pub fn header(bytes: &Bytes) -> Result<(Header, B256), String> {
 /// # Errors
 /// A sentence that says what is wrong.
 pub fn check_network(config: &NetworkConfig, genesis: &Bytes, name: B256) -> Result<(), String> {
-    let (header, hash) = header(genesis)?;
-    if hash != name {
-        return Err(format!("the genesis header hashes to {hash}, not to {name}"));
-    }
-    if header.number != 0 || header.extra_data.as_ref() != config.commitment().as_slice() {
-        return Err("the genesis header does not commit to this configuration".into());
-    }
+    check_rules(config, None, genesis, name)?;
     config.check().map_err(|e| e.to_string())?;
     for (i, validator) in config.validators.iter().enumerate() {
         let fault = |what: String| format!("validator {}: {what}", validator.peer);
@@ -69,20 +130,21 @@ impl Trusted {
         Ok(Self { genesis: name, epoch_blocks: config.epoch_blocks, set: config.first_set() })
     }
 
-    /// Starts at a checkpoint: a validator set that somebody vouches for by its [`commitment`](ValidatorSet::commitment) and first epoch. Old
-    /// validators who took their stake out long ago could forge a history from their time on; a recent checkpoint leaves them behind.
+    /// Starts at a checkpoint, whose header names the validators that voted for it. Old validators who took their stake out long ago could
+    /// forge a history from their time on; a recent checkpoint leaves them behind.
     ///
     /// # Errors
     /// A sentence that says what is wrong.
     pub fn checkpoint(
         config: &NetworkConfig,
         name: B256,
-        set: ValidatorSet,
-        commitment: B256,
+        header: &Header,
+        members: &[Validator],
     ) -> Result<Self, String> {
+        let set = ValidatorSet { epoch: config.epoch_of(header.number), members: members.to_vec() };
         set.check().map_err(|e| e.to_string())?;
-        if set.commitment() != commitment {
-            return Err("the validator set is not the one of the checkpoint".into());
+        if header.parent_beacon_block_root != Some(set.commitment()) {
+            return Err("these are not the validators that the checkpoint's header names".into());
         }
         Ok(Self { genesis: name, epoch_blocks: config.epoch_blocks, set })
     }

@@ -1,11 +1,13 @@
 //! Checks a proof file with no network.
 
+mod finality;
+
 use crate::{
     check::{Checks, Known, check_answer},
     contracts::{dispute_slots, posted_slot, right_slot},
     light,
+    trust::Trust,
 };
-use alloy_primitives::B256;
 use serde::Serialize;
 use types::{ProofFile, Rung, merkle};
 use verify::Registry;
@@ -42,8 +44,8 @@ pub struct Report {
     pub summary: Option<Summary>,
 }
 
-/// Checks the bytes of a proof file. `pinned` is the genesis hash of the network that the reader means.
-pub fn check_proof(bytes: &[u8], pinned: Option<B256>, registry: &Registry) -> Report {
+/// Checks the bytes of a proof file for a reader with this trust.
+pub fn check_proof(bytes: &[u8], trust: &Trust, registry: &Registry) -> Report {
     let mut checks = Checks::default();
     let file = match ProofFile::decode(bytes) {
         Ok(file) => file,
@@ -70,7 +72,7 @@ pub fn check_proof(bytes: &[u8], pinned: Option<B256>, registry: &Registry) -> R
         };
         checks.record("audit", audit.map(words));
     }
-    let block = check_ledger(&mut checks, &file, pinned);
+    let block = check_ledger(&mut checks, &file, trust);
     let claim = &file.receipt.claim;
     let summary = Summary {
         receipt_id: claim.receipt_id().to_string(),
@@ -119,7 +121,7 @@ fn audit_state(file: &ProofFile) -> Result<&'static [u8], String> {
     Ok(if rerun { audited::RERUN } else { audited::UNREFUTED })
 }
 
-fn check_ledger(checks: &mut Checks, file: &ProofFile, pinned: Option<B256>) -> u64 {
+fn check_ledger(checks: &mut Checks, file: &ProofFile, trust: &Trust) -> u64 {
     let claim = &file.receipt.claim;
     let root = file.receipt.log_leaf().and_then(|leaf| {
         let leaf = merkle::leaf_hash(&leaf);
@@ -147,50 +149,26 @@ fn check_ledger(checks: &mut Checks, file: &ProofFile, pinned: Option<B256>) -> 
     });
     checks.record("ledger", on_ledger.map(|()| format!("the log's root is in the state of block {number}")));
     let network =
-        light::Trusted::genesis(&file.network, &file.genesis_header, claim.genesis).and_then(|trusted| {
-            if file.network.chain_id == claim.chain_id {
-                Ok(trusted)
-            } else {
-                Err("the receipt was signed for another chain id".into())
-            }
-        });
-    let finality = network.clone().and_then(|mut trusted| {
-        file.ledger.handovers.iter().try_for_each(|handover| trusted.follow(handover))?;
-        let (header, signers) = trusted.final_header(&file.ledger.header, &file.ledger.certificate)?;
-        if claim.anchor_number > header.number {
-            return Err("the receipt names a block that is newer than the proof".into());
+        light::check_rules(&file.network, file.validators_root, &file.genesis_header, claim.genesis)
+            .and_then(|()| match file.network.chain_id == claim.chain_id {
+                true => Ok(()),
+                false => Err("the receipt was signed for another chain id".into()),
+            });
+    let finality = network.clone().and_then(|()| finality::check(file, trust)).and_then(|words| {
+        match claim.anchor_number > number {
+            true => Err("the receipt names a block that is newer than the proof".into()),
+            false => Ok(words),
         }
-        Ok((signers, trusted.set().members.len()))
     });
-    let changes = match file.ledger.handovers.len() {
-        0 => String::new(),
-        1 => ", after 1 change of validators".into(),
-        n => format!(", after {n} changes of validators"),
-    };
-    checks.record(
-        "finality",
-        finality.map(|(signers, of)| {
-            format!("block {number} was finalised by {signers} of {of} validators{changes}")
-        }),
-    );
+    checks.record("finality", finality);
     checks.record(
         "network",
-        network.map(|_| {
-            format!("genesis {} commits to chain {} and its validators", claim.genesis, claim.chain_id)
-        }),
+        network
+            .map(|()| format!("genesis {} commits to chain {} and its rules", claim.genesis, claim.chain_id)),
     );
-    match pinned {
-        Some(pin) if pin == claim.genesis => {
-            checks.record("pin", Ok("this is the network that you named".into()));
-        }
-        Some(pin) => checks.record("pin", Err(format!("this is network {}, you named {pin}", claim.genesis))),
-        None => checks.note(
-            "pin",
-            format!(
-                "you trust that genesis {} is the network you mean; name it with --network to be sure",
-                claim.genesis
-            ),
-        ),
+    if file.ledger.checkpoint.is_none() {
+        checks.note("keys", finality::age_of_keys(file, trust.now));
     }
+    trust.record_pin(checks, claim.genesis);
     number
 }

@@ -1,9 +1,16 @@
-use crate::ClientError;
+use crate::{ClientError, light::Checkpoint};
 use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tracing::debug;
 use types::{FinalityCertificate, LedgerProof, NetworkConfig};
 
 /// Longest answer of a validator (32 MiB).
@@ -29,10 +36,15 @@ impl EventLog {
     }
 }
 
-/// A small client for a validator's JSON-RPC.
+/// Most servers of one client.
+const SERVERS_MAX: usize = 16;
+
+/// A small client for the JSON-RPC of validators: one, or several that are asked in turn when one cannot be reached or answers nonsense.
 #[derive(Clone, Debug)]
 pub struct RpcClient {
-    url: String,
+    urls: Arc<[String]>,
+    /// The one that answered last; clones share it.
+    at: Arc<AtomicUsize>,
     http: reqwest::Client,
 }
 
@@ -99,26 +111,68 @@ pub(crate) fn unreachable_at(url: &str, e: &reqwest::Error) -> ClientError {
 }
 
 impl RpcClient {
-    /// A client for the server at `url`.
+    /// A client for the server at `url`, or for several with commas between them, at most 16.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), http: http_client(|b| b.timeout(TIMEOUT)) }
+        let urls: String = url.into();
+        let urls = urls.split(',').map(|u| u.trim().to_owned()).take(SERVERS_MAX).collect();
+        Self { urls, at: Arc::default(), http: http_client(|b| b.timeout(TIMEOUT)) }
     }
 
-    /// Where the server is.
+    /// Where the server is that answered last.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.urls[self.at.load(Ordering::Relaxed) % self.urls.len()]
     }
 
-    /// Calls `method`.
+    /// Calls `method`: on the server that answered last, then on the others. An error that a server answers with is an answer.
     ///
     /// # Errors
-    /// [`ClientError`] when the server cannot be reached, answers with an error, or with nonsense.
+    /// [`ClientError`] when no server can be reached, or they answer with an error, or with nonsense.
     pub async fn call<T: DeserializeOwned>(&self, method: &str, params: Value) -> Result<T, ClientError> {
-        let malformed = |reason: String| ClientError::Malformed { url: self.url.clone(), reason };
+        let first = self.at.load(Ordering::Relaxed);
+        let mut next = 0;
+        loop {
+            let at = (first + next) % self.urls.len();
+            next += 1;
+            match self.call_one(&self.urls[at], method, &params).await {
+                Err(e) if next < self.urls.len() && !matches!(e, ClientError::Rpc { .. }) => {
+                    debug!("{e}; asking another server");
+                }
+                answer => {
+                    self.at.store(at, Ordering::Relaxed);
+                    return answer;
+                }
+            }
+        }
+    }
+
+    /// Calls `method` on all servers at once: one that keeps a transaction back must not be the only one that has it.
+    ///
+    /// # Errors
+    /// That of the first server when none has done it; an error that a server answers with says more than one that was not reached.
+    pub async fn call_all<T: DeserializeOwned>(&self, method: &str, params: Value) -> Result<T, ClientError> {
+        let calls = self.urls.iter().map(|url| self.call_one(url, method, &params));
+        let mut fault = None;
+        for answer in futures::future::join_all(calls).await {
+            match (answer, &fault) {
+                (Ok(answer), _) => return Ok(answer),
+                (Err(e), Some(ClientError::Rpc { .. })) => debug!("{e}"),
+                (Err(e), _) => fault = Some(e),
+            }
+        }
+        Err(fault.unwrap_or(ClientError::Malformed { url: self.url().into(), reason: "no server".into() }))
+    }
+
+    async fn call_one<T: DeserializeOwned>(
+        &self,
+        url: &str,
+        method: &str,
+        params: &Value,
+    ) -> Result<T, ClientError> {
+        let malformed = |reason: String| ClientError::Malformed { url: url.into(), reason };
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        let response = self.http.post(&self.url).json(&request).send().await;
-        let response = response.map_err(|e| unreachable_at(&self.url, &e))?;
-        let body = read_bounded(&self.url, response, ANSWER_BYTES_MAX).await?;
+        let response = self.http.post(url).json(&request).send().await;
+        let response = response.map_err(|e| unreachable_at(url, &e))?;
+        let body = read_bounded(url, response, ANSWER_BYTES_MAX).await?;
         let mut answer: Value =
             serde_json::from_slice(&body).map_err(|e| malformed(format!("{method}: not JSON-RPC: {e}")))?;
         if let Some(error) = answer.get("error").filter(|e| !e.is_null()) {
@@ -140,7 +194,7 @@ impl RpcClient {
         let data = Bytes::from(call.abi_encode());
         let out: Bytes = self.call("eth_call", json!([{"to": to, "input": data}, "latest"])).await?;
         C::abi_decode_returns(&out).map_err(|e| ClientError::Malformed {
-            url: self.url.clone(),
+            url: self.url().into(),
             reason: format!("{}: {e}", C::SIGNATURE),
         })
     }
@@ -170,7 +224,7 @@ impl RpcClient {
             .as_str()
             .and_then(|t| u64::from_str_radix(t.trim_start_matches("0x"), 16).ok());
         time.ok_or_else(|| ClientError::Malformed {
-            url: self.url.clone(),
+            url: self.url().into(),
             reason: "a block without time".into(),
         })
     }
@@ -192,7 +246,7 @@ impl RpcClient {
     }
 
     /// Proof that the root of `size` receipts of `node` is on the ledger; and, for the receipt with this id and index, what became of
-    /// it.
+    /// it. For a reader whose trust begins at `checkpoint`, or at genesis.
     ///
     /// # Errors
     /// [`ClientError::NotFinalised`] when it is not there yet, else as [`call`](Self::call).
@@ -201,9 +255,11 @@ impl RpcClient {
         node: Address,
         size: u64,
         answer: Option<(B256, u64)>,
+        checkpoint: Option<Checkpoint>,
     ) -> Result<LedgerProof, ClientError> {
         let answer = answer.map(|(receipt, index)| json!({"receipt": receipt, "index": index}));
-        match self.call("og_receiptLogProof", json!([node, size, answer])).await {
+        let checkpoint = checkpoint.map(|c| U64::from(c.number));
+        match self.call("og_receiptLogProof", json!([node, size, answer, checkpoint])).await {
             Err(ClientError::Rpc { code: -32001, .. }) => Err(ClientError::NotFinalised),
             other => other,
         }

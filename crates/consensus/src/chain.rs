@@ -12,7 +12,7 @@ use quick_cache::sync::Cache;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 use types::{Equivocation, FinalityCertificate, Handover, NetworkConfig};
 
@@ -431,10 +431,11 @@ impl Chain {
             return vec![];
         }
         let head = self.head();
+        let never = AtomicBool::new(false);
         let page = |offset: u64| -> Option<Vec<Candidate>> {
             let data = candidatesCall { offset: U256::from(offset), limit: U256::from(CANDIDATES_PAGE) };
             let call = TransactionRequest::default().to(staking).input(data.abi_encode().into());
-            match self.ledger.call(&head, &call, &Overrides::default()).ok()? {
+            match self.ledger.queries(&never).call(&head, &call, &Overrides::default()).ok()? {
                 CallOutcome::Success { output, .. } => candidatesCall::abi_decode_returns(&output).ok(),
                 _ => None,
             }
@@ -462,6 +463,11 @@ impl Chain {
     /// Takes a piece of evidence, if there is one.
     pub fn take_evidence(&self) -> Option<Equivocation> {
         self.evidence.lock().pop_front()
+    }
+
+    /// Takes back a piece of evidence that could not be used yet.
+    pub fn keep_evidence(&self, evidence: Equivocation) {
+        self.report(evidence);
     }
 
     pub(crate) fn gossip_queue(&self) -> mpsc::Receiver<Bytes> {

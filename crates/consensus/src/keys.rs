@@ -144,12 +144,13 @@ pub(crate) mod tests {
             ..SystemContracts::none()
         };
         NetworkConfig {
-            version: 3,
+            version: types::NETWORK_VERSION,
             chain_id: 7,
             block_time_ms: 250,
             epoch_blocks: 100,
             window_seconds: 90,
             game_seconds: 600,
+            unbonding_seconds: 7 * 24 * 3600,
             contracts,
             validators,
         }

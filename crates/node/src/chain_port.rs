@@ -1,11 +1,12 @@
 //! [`api::ports::Chain`] over a validator's [`consensus::Chain`].
 
+use crate::chain_proof;
 use alloy_consensus::{Header, ReceiptEnvelope, transaction::SignerRecoverable as _};
 use alloy_rpc_types_eth::{TransactionRequest, simulate::SimulatePayload};
 use alloy_rpc_types_trace::geth::{GethDebugTracingCallOptions, GethDebugTracingOptions};
 use api::ports::{
     AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
-    Pooled, SimulatedData,
+    Pooled, SimulatedData, Stop,
 };
 use client::contracts::{dispute_slots, posted_slot, receipt_log_slot, right_slot};
 use consensus::ConsensusError;
@@ -18,6 +19,8 @@ use tokio::sync::broadcast;
 use types::{Address, AuditProof, B256, Bytes, LedgerProof, U256, hex};
 
 /// Events that a slow subscriber may be behind.
+/// How far a claim's time may be ahead of its log's (`Disputes.MAX_AHEAD_SECONDS`).
+const CLAIM_AHEAD_SECONDS: u64 = 600;
 const EVENTS: usize = 8192;
 /// Old blocks whose senders are remembered.
 const BLOCKS_CACHED: usize = 256;
@@ -39,6 +42,7 @@ fn rejected(e: LedgerError) -> ChainFault {
     match e {
         LedgerError::Store(_) | LedgerError::Damaged { .. } => internal(e),
         LedgerError::Simulation { code, message } => ChainFault::Coded { code, message },
+        LedgerError::Interrupted => ChainFault::Interrupted,
         other => ChainFault::Rejected(other.to_string()),
     }
 }
@@ -116,6 +120,26 @@ impl ChainPort {
         })
     }
 
+    /// The state after block `number`, when it is kept here and says all that the proof of an answer needs: the root of the log, and that
+    /// the time for disputes about `answer` is over.
+    fn settled_at(
+        &self,
+        number: u64,
+        (node, size): (Address, u64),
+        answer: Option<(B256, u64)>,
+    ) -> Result<Option<ledger::Executed>, ChainFault> {
+        let network = self.chain.network();
+        let Some(executed) = self.chain.with_state(number).map_err(internal)? else { return Ok(None) };
+        let slot = U256::from_be_bytes(posted_slot(node, size).0);
+        let posted = executed.state().storage(network.contracts.receipt_log, slot).map_err(rejected)?;
+        let time = (posted >> 128usize).as_limbs()[0];
+        let needed = match answer {
+            Some(_) => time + network.window_seconds + network.game_seconds + CLAIM_AHEAD_SECONDS,
+            None => 0,
+        };
+        Ok((time > 0 && executed.header().timestamp > needed).then_some(executed))
+    }
+
     pub(crate) fn new(chain: Arc<consensus::Chain>) -> Self {
         let events = broadcast::Sender::new(EVENTS);
         let blocks = events.clone();
@@ -134,6 +158,10 @@ impl ChainPort {
             }
         });
         Self { chain, events, blocks: Cache::new(BLOCKS_CACHED) }
+    }
+
+    fn queries<'a>(&'a self, stop: &'a Stop) -> ledger::Queries<'a> {
+        self.chain.ledger().queries(stop.flag())
     }
 
     fn number(&self, at: BlockRef) -> Result<Option<u64>, ChainFault> {
@@ -261,8 +289,14 @@ impl Chain for ChainPort {
         })
     }
 
-    fn call(&self, at: BlockRef, call: TransactionRequest, o: CallOverrides) -> Result<Bytes, ChainFault> {
-        output(self.chain.ledger().call(&self.state(at)?, &call, &overrides(o)).map_err(rejected)?)
+    fn call(
+        &self,
+        at: BlockRef,
+        call: TransactionRequest,
+        o: CallOverrides,
+        stop: &Stop,
+    ) -> Result<Bytes, ChainFault> {
+        output(self.queries(stop).call(&self.state(at)?, &call, &overrides(o)).map_err(rejected)?)
     }
 
     fn estimate_gas(
@@ -270,8 +304,9 @@ impl Chain for ChainPort {
         at: BlockRef,
         call: TransactionRequest,
         o: CallOverrides,
+        stop: &Stop,
     ) -> Result<u64, ChainFault> {
-        match self.chain.ledger().estimate_gas(&self.state(at)?, &call, &overrides(o)).map_err(rejected)? {
+        match self.queries(stop).estimate_gas(&self.state(at)?, &call, &overrides(o)).map_err(rejected)? {
             Ok(gas) => Ok(gas),
             Err(outcome) => output(outcome).map(|_| 0),
         }
@@ -282,8 +317,9 @@ impl Chain for ChainPort {
         at: BlockRef,
         call: TransactionRequest,
         o: CallOverrides,
+        stop: &Stop,
     ) -> Result<AccessListData, ChainFault> {
-        let made = self.chain.ledger().create_access_list(&self.state(at)?, &call, &overrides(o));
+        let made = self.queries(stop).create_access_list(&self.state(at)?, &call, &overrides(o));
         let (list, outcome) = made.map_err(rejected)?;
         let (gas_used, error) = match outcome {
             CallOutcome::Success { gas_used, .. } => (gas_used, None),
@@ -293,8 +329,13 @@ impl Chain for ChainPort {
         Ok(AccessListData { list, gas_used, error })
     }
 
-    fn simulate(&self, at: BlockRef, payload: SimulatePayload) -> Result<Vec<SimulatedData>, ChainFault> {
-        let blocks = self.chain.ledger().simulate(&self.state(at)?, &payload).map_err(rejected)?;
+    fn simulate(
+        &self,
+        at: BlockRef,
+        payload: SimulatePayload,
+        stop: &Stop,
+    ) -> Result<Vec<SimulatedData>, ChainFault> {
+        let blocks = self.queries(stop).simulate(&self.state(at)?, &payload).map_err(rejected)?;
         let data = |s: ledger::Simulated| SimulatedData {
             block: with_senders(s.block.hash(), &s.block, s.senders.into_iter()),
             calls: s.calls,
@@ -307,8 +348,9 @@ impl Chain for ChainPort {
         at: BlockRef,
         call: TransactionRequest,
         options: GethDebugTracingCallOptions,
+        stop: &Stop,
     ) -> Result<Value, ChainFault> {
-        let trace = self.chain.ledger().trace_call(&self.state(at)?, &call, &options).map_err(rejected)?;
+        let trace = self.queries(stop).trace_call(&self.state(at)?, &call, &options).map_err(rejected)?;
         serde_json::to_value(trace).map_err(internal)
     }
 
@@ -317,6 +359,7 @@ impl Chain for ChainPort {
         at: BlockRef,
         only: Option<usize>,
         options: GethDebugTracingOptions,
+        stop: &Stop,
     ) -> Result<Vec<(B256, Value)>, ChainFault> {
         let number = self.number(at)?.ok_or(ChainFault::UnknownBlock)?;
         let before =
@@ -326,7 +369,7 @@ impl Chain for ChainPort {
         let block = store.block(number).map_err(internal)?.ok_or(ChainFault::UnknownBlock)?;
         let turn = store.turn(number).map_err(internal)?.unwrap_or_default();
         let replay = Replay { parent: &parent, block: &block, turn: &turn };
-        let traces = self.chain.ledger().trace_block(replay, only, &options).map_err(rejected)?;
+        let traces = self.queries(stop).trace_block(replay, only, &options).map_err(rejected)?;
         traces.into_iter().map(|(hash, t)| Ok((hash, serde_json::to_value(t).map_err(internal)?))).collect()
     }
 
@@ -386,12 +429,28 @@ impl Chain for ChainPort {
         node: Address,
         size: u64,
         answer: Option<(B256, u64)>,
+        checkpoint: Option<u64>,
     ) -> Result<Value, ChainFault> {
-        let certified = self.chain.certified().map_err(internal)?;
         let not_yet = || ChainFault::NotFinalised(format!("no root of {size} receipts of {node}"));
-        let (executed, certificate) = certified.ok_or_else(not_yet)?;
         let contract = self.chain.network().contracts.receipt_log;
         let slot = U256::from_be_bytes(receipt_log_slot(node, size).0);
+        let own = match checkpoint {
+            Some(number) => self.settled_at(number, (node, size), answer)?,
+            None => None,
+        };
+        let (executed, checkpoint, certificate) = match own {
+            // The shortest proof: the checkpoint's own state says it, and nobody's votes are needed.
+            Some(executed) => {
+                let start = chain_proof::own_start(&executed);
+                (executed, Some(start), None)
+            }
+            None => {
+                let certified = self.chain.certified().map_err(internal)?;
+                let (executed, certificate) = certified.ok_or_else(not_yet)?;
+                let start = checkpoint.map(|number| chain_proof::start(&self.chain, number)).transpose()?;
+                (executed, start, Some(certificate))
+            }
+        };
         if executed.state().storage(contract, slot).map_err(rejected)?.is_zero() {
             return Err(not_yet());
         }
@@ -399,7 +458,13 @@ impl Chain for ChainPort {
         let storage_proof = proof.storage.into_iter().next().map(|s| s.proof).unwrap_or_default();
         serde_json::to_value(LedgerProof {
             header: alloy_rlp::encode(executed.header()).into(),
-            handovers: self.chain.handovers(certificate.epoch).map_err(internal)?,
+            handovers: match &certificate {
+                Some(certificate) => {
+                    chain_proof::handovers(&self.chain, checkpoint.as_ref(), certificate.epoch)?
+                }
+                None => vec![],
+            },
+            checkpoint,
             certificate,
             account_proof: proof.proof,
             storage_proof,
@@ -414,8 +479,9 @@ impl Chain for ChainPort {
         &self,
         account: Option<(Address, Vec<B256>)>,
         transaction: Option<B256>,
+        checkpoint: Option<u64>,
     ) -> Result<Value, ChainFault> {
-        let proof = crate::chain_proof::make(&self.chain, account, transaction)?;
+        let proof = chain_proof::make(&self.chain, account, transaction, checkpoint)?;
         serde_json::to_value(proof).map_err(internal)
     }
 

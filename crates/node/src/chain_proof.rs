@@ -1,12 +1,14 @@
 //! Makes chain proofs (see [`types::ChainProof`]).
 
-use alloy_consensus::ReceiptEnvelope;
+use alloy_consensus::{Header, ReceiptEnvelope};
 use alloy_eips::eip2718::Encodable2718 as _;
+use alloy_rlp::Decodable as _;
 use alloy_trie::{HashBuilder, Nibbles, proof::ProofRetainer};
 use api::ports::ChainFault;
 use consensus::Chain;
 use types::{
-    AccountFact, Address, B256, Bytes, CHAIN_PROOF_FORMAT, ChainProof, ItemFact, ItemKind, SlotFact, U256,
+    AccountFact, Address, B256, Bytes, CHAIN_PROOF_FORMAT, ChainProof, CheckpointProof, Handover, ItemFact,
+    ItemKind, SlotFact, U256,
 };
 
 /// Blocks after the one in question that are searched for a certificate.
@@ -29,11 +31,43 @@ fn item_proof(items: &[Vec<u8>], index: usize) -> Vec<Bytes> {
     builder.take_proof_nodes().into_nodes_sorted().into_iter().map(|(_, node)| node).collect()
 }
 
+/// A checkpoint in whose own state something is proved.
+pub(crate) fn own_start(executed: &ledger::Executed) -> CheckpointProof {
+    CheckpointProof { header: alloy_rlp::encode(executed.header()).into(), members: vec![] }
+}
+
+/// The block `number` as a checkpoint from which handovers go on.
+pub(crate) fn start(chain: &Chain, number: u64) -> Result<CheckpointProof, ChainFault> {
+    let store = chain.store();
+    let header = store.header(number).map_err(internal)?.ok_or(ChainFault::UnknownBlock)?;
+    let set = store.validators(chain.network().epoch_of(number)).map_err(internal)?;
+    let members = set.ok_or(ChainFault::UnknownBlock)?.members;
+    Ok(CheckpointProof { header: alloy_rlp::encode(header).into(), members })
+}
+
+/// Changes of the validator set from genesis, or after the checkpoint, up to `epoch`.
+pub(crate) fn handovers(
+    chain: &Chain,
+    checkpoint: Option<&CheckpointProof>,
+    epoch: u64,
+) -> Result<Vec<Handover>, ChainFault> {
+    let first = match checkpoint {
+        None => 0,
+        Some(start) => {
+            let header = Header::decode(&mut start.header.as_ref()).map_err(internal)?;
+            chain.network().epoch_of(header.number)
+        }
+    };
+    let all = chain.handovers(epoch).map_err(internal)?;
+    Ok(all.into_iter().filter(|h| h.next.epoch > first).collect())
+}
+
 /// Proves an account in the newest certified state, or a transaction with its receipt.
 pub(crate) fn make(
     chain: &Chain,
     account: Option<(Address, Vec<B256>)>,
     transaction: Option<B256>,
+    checkpoint: Option<u64>,
 ) -> Result<ChainProof, ChainFault> {
     let store = chain.store();
     let mut items = vec![];
@@ -107,11 +141,13 @@ pub(crate) fn make(
             })
         }
     };
+    let checkpoint = checkpoint.map(|number| start(chain, number)).transpose()?;
     Ok(ChainProof {
         format: CHAIN_PROOF_FORMAT.into(),
         network: chain.network().clone(),
         genesis_header: alloy_rlp::encode(chain.genesis().header()).into(),
-        handovers: chain.handovers(certificate.epoch).map_err(internal)?,
+        handovers: handovers(chain, checkpoint.as_ref(), certificate.epoch)?,
+        checkpoint,
         headers,
         certificate,
         account,

@@ -14,10 +14,12 @@ use crate::{
     proxy,
 };
 use anyhow::Context as _;
+use api::ServeOptions;
 use client::{
-    chain::{Trust, check_chain},
+    chain::check_chain,
     check::{Checks, Outcome},
     proxy::{Payer, ProxyConfig, Replicas},
+    trust::Trust,
 };
 use engine::{Engine, EngineConfig, Model};
 use serde_json::{Value, json};
@@ -25,7 +27,7 @@ use std::{
     io::{IsTerminal as _, Read as _, Write as _},
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use types::{B256, U256, limits::PROOF_BYTES_MAX};
 
@@ -163,6 +165,7 @@ async fn run_node(args: NodeArgs) -> anyhow::Result<()> {
         price_output: args.price_output,
         require_payment: args.require_payment,
         browser: args.browser.rules()?,
+        limits: args.limits.limits(),
     };
     let endpoint = config.endpoint.clone();
     let stop = stop_signal();
@@ -249,7 +252,16 @@ async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
         idle_max: Duration::from_secs(120),
         replicas: Replicas { nodes: args.replicas, ..Replicas::default() },
     };
-    let running = proxy::start(config, listener, args.browser.rules()?).await?;
+    let running = proxy::start(
+        config,
+        listener,
+        ServeOptions {
+            browser: args.browser.rules()?,
+            limits: args.limits.limits(),
+            ..ServeOptions::default()
+        },
+    )
+    .await?;
     outln!("OpenAI API on http://{}/v1, network {}", args.listen, running.proxy.genesis());
     stop_signal().await?;
     running.server.shut_down(PROXY_DRAIN).await;
@@ -338,8 +350,11 @@ fn colour(line: &str, code: &str) -> String {
 
 async fn receipt(command: ReceiptCommand) -> anyhow::Result<()> {
     match command {
-        ReceiptCommand::Get { id, proxy, wait } => {
-            let url = format!("{}/og/v1/receipts/{id}/proof?wait={wait}", proxy.trim_end_matches('/'));
+        ReceiptCommand::Get { id, proxy, wait, checkpoint } => {
+            let mut url = format!("{}/og/v1/receipts/{id}/proof?wait={wait}", proxy.trim_end_matches('/'));
+            if let Some(checkpoint) = checkpoint {
+                url = format!("{url}&checkpoint={checkpoint}");
+            }
             let proof = client::chat::get_bytes(&url).await?;
             std::io::stdout().write_all(&proof)?;
         }
@@ -376,11 +391,7 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<bool> {
     if is_chain_proof(&bytes) {
         return verify_chain(&bytes, args);
     }
-    anyhow::ensure!(
-        args.checkpoint.is_none(),
-        "--checkpoint is for proofs of what the chain says (og prove)"
-    );
-    let mut report = client::proof::check_proof(&bytes, args.network, &client::registry());
+    let mut report = client::proof::check_proof(&bytes, &trust(args), &client::registry());
     if args.replay {
         report.checks.record("replay", crate::replay::replay(&bytes, args.model.as_deref()));
         report.ok = report.checks.ok();
@@ -410,6 +421,12 @@ fn print_checks(checks: &Checks) {
     }
 }
 
+/// What the caller of `og verify` trusts.
+fn trust(args: &VerifyArgs) -> Trust {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|d| d.as_secs());
+    Trust { network: args.network, checkpoint: args.checkpoint, now }
+}
+
 fn is_chain_proof(bytes: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct Format {
@@ -420,15 +437,7 @@ fn is_chain_proof(bytes: &[u8]) -> bool {
 
 fn verify_chain(bytes: &[u8], args: &VerifyArgs) -> anyhow::Result<bool> {
     anyhow::ensure!(!args.replay, "--replay is for proofs of answers (og receipt get)");
-    let checkpoint = args
-        .checkpoint
-        .as_deref()
-        .map(|text| {
-            let parsed = text.split_once(':').and_then(|(e, h)| Some((e.parse().ok()?, h.parse().ok()?)));
-            parsed.with_context(|| format!("{text:?} is not EPOCH:HASH"))
-        })
-        .transpose()?;
-    let checks = check_chain(bytes, Trust { network: args.network, checkpoint });
+    let checks = check_chain(bytes, &trust(args));
     let ok = checks.ok();
     if args.json {
         outln!("{:#}", json!({"ok": ok, "checks": checks}));
@@ -441,9 +450,10 @@ fn verify_chain(bytes: &[u8], args: &VerifyArgs) -> anyhow::Result<bool> {
 
 async fn prove(args: ProveArgs) -> anyhow::Result<()> {
     let slots: Vec<_> = args.slots.iter().map(|s| types::B256::from(*s)).collect();
+    let checkpoint = args.checkpoint.map(|c| format!("0x{:x}", c.number));
     let wanted = match args.transaction {
-        Some(hash) => json!({"transaction": hash}),
-        None => json!({"account": args.account, "slots": slots}),
+        Some(hash) => json!({"transaction": hash, "checkpoint": checkpoint}),
+        None => json!({"account": args.account, "slots": slots, "checkpoint": checkpoint}),
     };
     let proof: Value = client::RpcClient::new(&args.rpc).call("og_chainProof", json!([wanted])).await?;
     outln!("{proof:#}");

@@ -8,11 +8,14 @@ use crate::{
     network_file::{NetworkFile, Peer},
     node::{self, Node, NodeConfig},
     proxy::{self, RunningProxy},
-    trust_rules::TrustRules,
     validator::{self, Keys, Running, Setup},
 };
 use anyhow::{Context as _, ensure};
-use api::{http::BrowserRules, rpc::RpcConfig};
+use api::{
+    ServeOptions,
+    http::{BrowserRules, PeerLimits},
+    rpc::RpcConfig,
+};
 use client::proxy::{Payer, ProxyConfig, Replicas};
 use engine::{Engine, EngineConfig, Model};
 use ledger::{Retention, SNAPSHOT_BLOCKS};
@@ -155,7 +158,12 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
         idle_max: Duration::from_secs(120),
         replicas: Replicas::default(),
     };
-    let running = proxy::start(config, sockets.proxy, rules.clone()).await?;
+    let running = proxy::start(
+        config,
+        sockets.proxy,
+        ServeOptions { browser: rules.clone(), ..ServeOptions::default() },
+    )
+    .await?;
     let paying = running.proxy.clone();
     tokio::spawn(async move {
         if let Err(e) = paying.fill_pockets().await {
@@ -213,7 +221,7 @@ fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Resul
         let saved = NetworkFile::read(&path)?;
         let n = &saved.network;
         let same = (n.chain_id, n.block_time_ms, n.epoch_blocks, n.validators.len())
-            == (args.chain_id, args.block_time, args.epoch_blocks, usize::from(args.validators));
+            == (args.chain_id, args.block_time, args.epoch(), usize::from(args.validators));
         ensure!(
             same,
             "the folder {} holds a network with --chain-id {} --block-time {} --epoch-blocks {} --validators {}; start it \
@@ -223,6 +231,13 @@ fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Resul
             n.block_time_ms,
             n.epoch_blocks,
             n.validators.len()
+        );
+        let trust = args.trust();
+        ensure!(
+            (n.window_seconds, n.game_seconds) == (trust.window_seconds, trust.game_seconds()),
+            "the folder {} holds a network with other --rules or another --time-scale: disputes take {} s there",
+            dir.display(),
+            n.window_seconds
         );
         return Ok(saved);
     }
@@ -249,12 +264,12 @@ fn load_or_create(dir: &Path, args: &DevnetArgs, keys: &[Keys]) -> anyhow::Resul
     let new = NewNetwork {
         chain_id: args.chain_id,
         block_time_ms: args.block_time,
-        epoch_blocks: args.epoch_blocks,
+        epoch_blocks: args.epoch(),
         timestamp: crate::inference::now_ms() / 1000,
         validators,
         funded,
-        staking: genesis::staking_rules(),
-        trust: TrustRules::devnet(),
+        staking: genesis::scaled_staking(genesis::staking_rules(), args.time_scale),
+        trust: args.trust(),
     };
     let (genesis, network) = new.build()?;
     // The peers' ports change from run to run, so they are not in this file.
@@ -309,6 +324,7 @@ impl Devnet {
                 price_output: PRICE_OUTPUT,
                 require_payment: false,
                 browser: rules.clone(),
+                limits: PeerLimits::default(),
             };
             let engine =
                 Engine::new(model.clone(), EngineConfig { kv_bytes: KV_BYTES, ..EngineConfig::default() })?;

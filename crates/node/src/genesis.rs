@@ -1,6 +1,6 @@
 //! The genesis of a development network: funded accounts and the system contracts.
 
-use crate::trust_rules::TrustRules;
+use crate::trust_rules::{TrustRules, scaled};
 use alloy_sol_types::SolValue as _;
 use anyhow::Context as _;
 use ledger::{Deployment, Genesis, GenesisAccount, StakingRules, staking_deployment};
@@ -18,6 +18,8 @@ const BASE_FEE: u64 = 1_000_000_000;
 pub(crate) const COIN: u128 = 1_000_000_000_000_000_000;
 /// Time before a stake can be withdrawn, in seconds.
 pub(crate) const UNBONDING_SECONDS: u64 = 7 * 24 * 3600;
+/// Blocks of an epoch in networks of strangers: an hour.
+pub(crate) const EPOCH_BLOCKS: u64 = 14_400;
 
 /// Order of deployment; addresses follow from it.
 const MODELS: u64 = 0;
@@ -107,6 +109,36 @@ pub(crate) fn staking_rules() -> StakingRules {
     }
 }
 
+/// The same rules with every duration divided by `scale`.
+pub(crate) fn scaled_staking(rules: StakingRules, scale: u64) -> StakingRules {
+    // Every field is named, so that a new duration cannot be forgotten here.
+    let StakingRules {
+        min_stake,
+        unbonding_seconds,
+        validators_max,
+        reward_per_block,
+        slash_percent,
+        jail_seconds,
+        miss_percent,
+        turns_min,
+    } = rules;
+    StakingRules {
+        min_stake,
+        unbonding_seconds: scaled(unbonding_seconds, scale),
+        validators_max,
+        reward_per_block,
+        slash_percent,
+        jail_seconds: scaled(jail_seconds, scale),
+        miss_percent,
+        turns_min,
+    }
+}
+
+/// Blocks of an epoch when time runs `scale` times as fast: at least 2, the least that a network can have.
+pub(crate) fn scaled_epoch(blocks: u64, scale: u64) -> u64 {
+    scaled(blocks, scale).max(2)
+}
+
 impl NewNetwork {
     /// Genesis and configuration.
     pub(crate) fn build(mut self) -> anyhow::Result<(Genesis, NetworkConfig)> {
@@ -121,7 +153,7 @@ impl NewNetwork {
         let (staking, stakes) = staking_deployment(&staking.bytecode, &self.staking, &self.validators);
         alloc.insert(contracts.staking, stakes);
         let deployments = vec![
-            deployment(artifact!("ModelRegistry"), vec![])?,
+            deployment(artifact!("ModelRegistry"), trust.models())?,
             deployment(artifact!("NodeRegistry"), trust.nodes(&contracts))?,
             deployment(artifact!("ReceiptLog"), contracts.node_registry.abi_encode())?,
             deployment(artifact!("WrappedNative"), vec![])?,
@@ -142,12 +174,13 @@ impl NewNetwork {
             deployments,
         };
         let network = NetworkConfig {
-            version: 3,
+            version: types::NETWORK_VERSION,
             chain_id: self.chain_id,
             block_time_ms: self.block_time_ms,
             epoch_blocks: self.epoch_blocks,
             window_seconds: trust.window_seconds,
             game_seconds: trust.game_seconds(),
+            unbonding_seconds: UNBONDING_SECONDS,
             contracts,
             validators: self.validators.into_iter().map(|(_, key)| key).collect(),
         };

@@ -18,6 +18,7 @@ mod log_server;
 mod network_file;
 mod node;
 mod output;
+mod own_chain;
 mod payments;
 mod proxy;
 mod receipt_log;

@@ -5,7 +5,7 @@ use anyhow::{Context as _, ensure};
 use ledger::Genesis;
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr, path::Path, str::FromStr};
-use types::{B256, NetworkConfig};
+use types::{B256, NETWORK_VERSION, NetworkConfig};
 
 /// Longest network file in bytes: genesis accounts may be many.
 const BYTES_MAX: u64 = 1 << 30;
@@ -60,6 +60,17 @@ pub(crate) struct NetworkFile {
     pub(crate) peers: Vec<Peer>,
 }
 
+/// Enough of a network file of any version to say which one it is.
+#[derive(Deserialize)]
+struct Versioned {
+    network: Version,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u16,
+}
+
 impl NetworkFile {
     /// Reads a network file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
@@ -67,6 +78,12 @@ impl NetworkFile {
         let size = std::fs::metadata(path).with_context(|| format!("cannot read {shown}"))?.len();
         ensure!(size <= BYTES_MAX, "{shown} has {size} bytes; a network file has at most {BYTES_MAX}");
         let text = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+        if let Ok(Versioned { network: Version { version } }) = serde_json::from_slice(&text) {
+            ensure!(
+                version == NETWORK_VERSION,
+                "{shown} is of network format {version}; this og runs networks of format {NETWORK_VERSION}: use the og that made it, or start a new network (og validator genesis)"
+            );
+        }
         let file: Self =
             serde_json::from_slice(&text).with_context(|| format!("{shown} is not a network file"))?;
         file.network.check().with_context(|| format!("{shown}"))?;

@@ -2,7 +2,7 @@
 
 use crate::{
     court::{
-        Court, case,
+        Court, call_of, case,
         games::{Games, Prepare},
     },
     files,
@@ -11,11 +11,11 @@ use crate::{
     payments::Till,
     receipt_log::ReceiptLog,
 };
-use alloy_sol_types::SolCall as _;
+use alloy_sol_types::SolCall;
 use anyhow::{Context as _, bail, ensure};
 use api::Server;
 use client::{
-    Account, ClientError, RpcClient,
+    ClientError, RpcClient,
     contracts::{Disputes, Escrow, ModelRegistry, NodeRegistry, ReceiptLog as LogContract},
     light,
 };
@@ -32,7 +32,8 @@ use std::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::{info, warn};
-use types::{Address, B256, Bytes, Claim, NetworkConfig, U256, keccak256, tlog::NodeOrigin};
+use types::{Address, B256, Claim, NetworkConfig, U256, keccak256, tlog::NodeOrigin};
+use wallet::{Account, Call, Config, SendError, Wallet};
 
 /// How often the log's root is posted, when there is something new.
 const POST_INTERVAL: Duration = Duration::from_millis(500);
@@ -41,6 +42,8 @@ const ANCHOR_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often earnings are taken.
 const EARN_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the transactions of the start are tried before the user is told.
+const START_MAX: Duration = Duration::from_secs(60);
 /// Ticks of [`POST_INTERVAL`] between deletions of old answers.
 const FORGET_TICKS: u64 = 120;
 
@@ -56,6 +59,8 @@ pub(crate) struct NodeConfig {
     pub(crate) require_payment: bool,
     /// Hosts and pages that are answered, besides loopback names, the listening address and the endpoint.
     pub(crate) browser: api::http::BrowserRules,
+    /// What one peer may take of the server.
+    pub(crate) limits: api::http::PeerLimits,
 }
 
 /// A running node.
@@ -95,7 +100,6 @@ impl Drop for Node {
 /// Everything that a node's tasks share.
 struct Operator {
     rpc: RpcClient,
-    account: Account,
     network: NetworkConfig,
     log: Arc<ReceiptLog>,
     posted: Arc<AtomicU64>,
@@ -119,14 +123,14 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
     let genesis = keccak256(&network.genesis_header);
     light::check_network(&network.network, &network.genesis_header, genesis).map_err(anyhow::Error::msg)?;
     let log = Arc::new(ReceiptLog::open(&config.data_dir.join("receipts.redb"))?);
-    let account = Account::new(secret)?;
+    let wallet = Config::new(Account::new(secret)?, network.network.chain_id);
+    let wallet = Wallet::open(wallet.kept_in(config.data_dir.join("calls.redb")), Arc::new(rpc.clone()))?;
     let operator = Operator {
         rpc: rpc.clone(),
-        account,
         network: network.network.clone(),
         log: log.clone(),
         posted: Arc::default(),
-        court: Court::new(rpc.clone(), network.network.clone(), Account::new(secret)?),
+        court: Court::new(rpc.clone(), network.network.clone(), wallet),
         model: engine.model().clone(),
     };
     operator.resume().await?;
@@ -140,16 +144,20 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
         price_input: config.price_input,
         price_output: config.price_output,
     };
-    let address = operator.account.address();
+    let address = operator.court.me();
     let court = operator.court.clone();
-    let till = Till::open(court.clone(), address, config.require_payment, log.clone())?;
+    let till = Till::open(court.clone(), genesis, address, config.require_payment, log.clone())?;
     let origin = NodeOrigin { chain_id: network.network.chain_id, genesis, node: address };
     let tiles = LogServer::new(origin, &secret, log.clone(), operator.posted.clone())?;
     let posted = operator.posted.clone();
     let service = Arc::new(InferenceService::new(engine, identity, log, anchor, posted, till.clone(), court));
     let router = api::openai::router(service.clone()).merge(api::tlog::log_router(Arc::new(tiles)));
     let rules = config.browser.clone().known_as(&config.endpoint);
-    let server = api::serve_with(listener, router, rules)?;
+    let server = api::serve_with(
+        listener,
+        router,
+        api::ServeOptions { browser: rules, limits: config.limits, ..api::ServeOptions::default() },
+    )?;
     let operator = Arc::new(operator);
     let tasks = vec![
         tokio::spawn(operator.clone().follow(anchor_sender)),
@@ -162,13 +170,14 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
 }
 
 impl Operator {
-    async fn send(&self, to: Address, value: U256, data: Vec<u8>) -> Result<B256, ClientError> {
-        self.court.send_data(to, value, Bytes::from(data)).await
+    /// Sends what belongs to the start: its user waits, and must be told soon when it cannot be done.
+    async fn start_with(&self, to: Address, value: U256, call: impl SolCall) -> Result<B256, SendError> {
+        self.court.send_call(call_of(to, &call).with_value(value).within(START_MAX)).await
     }
 
     /// Compares the log on disk with what the ledger knows of it.
     async fn resume(&self) -> anyhow::Result<()> {
-        let node = self.account.address();
+        let node = self.court.me();
         let latest =
             self.rpc.view(self.network.contracts.receipt_log, &LogContract::latestCall { node }).await?;
         if latest.size > 0 && self.log.root_at(latest.size) != Some(latest.root) {
@@ -186,7 +195,7 @@ impl Operator {
     /// Publishes the model, stakes and offers it, as far as that is not done yet.
     async fn register(&self, config: &NodeConfig, engine: &Engine) -> anyhow::Result<()> {
         let contracts = self.network.contracts;
-        let node = self.account.address();
+        let node = self.court.me();
         let manifest = engine.model().manifest();
         let model = manifest.id().0;
         let offset = U256::ZERO;
@@ -198,11 +207,11 @@ impl Operator {
                 config.stake_wei
             );
             let call = NodeRegistry::registerCall { endpoint: config.endpoint.clone() };
-            let sent = self.send(contracts.node_registry, config.stake_wei, call.abi_encode()).await;
+            let sent = self.start_with(contracts.node_registry, config.stake_wei, call).await;
             sent.context("registering the node (is the stake at least the registry's minimum?)")?;
         } else {
             let call = NodeRegistry::updateEndpointCall { endpoint: config.endpoint.clone() };
-            self.send(contracts.node_registry, U256::ZERO, call.abi_encode())
+            self.start_with(contracts.node_registry, U256::ZERO, call)
                 .await
                 .context("updating the endpoint")?;
         }
@@ -212,7 +221,8 @@ impl Operator {
                 manifest: manifest.encode().into(),
                 uri: String::new(),
             };
-            let sent = self.send(contracts.model_registry, U256::ZERO, call.abi_encode()).await;
+            let fee = self.rpc.view(contracts.model_registry, &ModelRegistry::PUBLISH_FEECall {}).await?;
+            let sent = self.start_with(contracts.model_registry, fee, call).await;
             // Another node may have published it in the meantime; that is as good.
             let exists = ModelRegistry::existsCall { modelId: model };
             if !self.rpc.view(contracts.model_registry, &exists).await? {
@@ -231,9 +241,10 @@ impl Operator {
                 pricePerInputToken: config.price_input,
                 pricePerOutputToken: config.price_output,
             };
-            self.send(contracts.node_registry, U256::ZERO, call.abi_encode())
-                .await
-                .context("offering the model")?;
+            self.start_with(contracts.node_registry, U256::ZERO, call).await.context(
+                "offering the model (are the prices at most MAX_TOKEN_PRICE of the registry? It is what its smallest stake \
+                 answers for)",
+            )?;
         }
         Ok(())
     }
@@ -269,7 +280,7 @@ impl Operator {
             let size = self.log.size();
             let Some(root) = self.log.root_at(size).filter(|_| size > posted) else { continue };
             let call = LogContract::appendCall { oldSize: posted, newSize: size, root };
-            match self.send(self.network.contracts.receipt_log, U256::ZERO, call.abi_encode()).await {
+            match self.court.send(self.network.contracts.receipt_log, U256::ZERO, call).await {
                 Ok(_) => self.posted.store(size, Ordering::Release),
                 Err(e) => {
                     warn!("cannot post the log's root: {e}; trying again");
@@ -292,8 +303,9 @@ impl Operator {
                 _ => tokio::time::sleep(POST_INTERVAL).await,
             }
         };
-        // Games that began while this node was down go on: their first moves are at most a window old.
-        let from = head.saturating_sub(window * 1000 / self.network.block_time_ms.max(1));
+        // Games that began while this node was down go on: those are at most a game old.
+        let seconds = window.saturating_add(self.network.game_seconds);
+        let from = head.saturating_sub(seconds.saturating_mul(1000) / self.network.block_time_ms.max(1));
         let mut games = Games::new(self.court.clone(), from);
         let prepare: Arc<Prepare<'static>> = {
             let (log, model) = (self.log.clone(), self.model.clone());
@@ -341,15 +353,19 @@ impl Operator {
         if posted > 0
             && let Some(call) = till.settlement(posted).await?
         {
-            self.send(escrow, U256::ZERO, call.to_vec()).await?;
+            self.court.send_call(Call::new(escrow, call).called("settle")).await?;
             info!("took what clients have promised");
         }
-        let node = self.account.address();
+        let node = self.court.me();
         // Bonds of those who were wrong about this node. Both judges keep their books in the same way.
         for judge in [self.network.contracts.disputes, self.network.contracts.jury] {
             if !self.rpc.view(judge, &Disputes::balancesCall { owner: node }).await?.is_zero() {
-                self.send(judge, U256::ZERO, Disputes::withdrawCall {}.abi_encode()).await?;
+                self.court.send(judge, U256::ZERO, Disputes::withdrawCall {}).await?;
             }
+        }
+        let reserve = self.rpc.view(escrow, &Escrow::reservesCall { node }).await?;
+        if reserve > self.rpc.view(escrow, &Escrow::holdsCall { node }).await? {
+            self.court.send(escrow, U256::ZERO, Escrow::releaseReserveCall { node }).await?;
         }
         let count = self.rpc.view(escrow, &Escrow::bucketCountCall { node }).await?;
         let time = self.rpc.block_time().await?;
@@ -360,7 +376,7 @@ impl Operator {
             }
             if bucket.amount > 0 {
                 let call = Escrow::releaseCall { node, index: *released };
-                self.send(escrow, U256::ZERO, call.abi_encode()).await?;
+                self.court.send(escrow, U256::ZERO, call).await?;
                 info!(wei = bucket.amount, "earned");
             }
             *released += U256::from(1);

@@ -2,15 +2,15 @@
 
 use crate::{
     chain_port::ChainPort,
+    court::call_of,
     files,
     genesis::staking_rules,
     network_file::{NetworkFile, Peer},
+    own_chain::OwnChain,
 };
-use alloy_consensus::TxEip1559;
-use alloy_sol_types::SolCall as _;
 use anyhow::{bail, ensure};
 use api::rpc::{RpcConfig, RpcServer};
-use client::{Account, contracts::Staking};
+use client::contracts::Staking;
 use consensus::{Chain, ChainOptions, Validator, ValidatorConfig, ValidatorSecret};
 use ledger::{Retention, Store};
 use std::{
@@ -21,12 +21,13 @@ use std::{
 };
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
-use types::{Address, B256, Equivocation, U256};
+use types::{Address, B256, U256};
+use wallet::{Account, Config, Wallet};
 
 /// How often a validator looks for evidence that it has seen.
 const EVIDENCE_INTERVAL: Duration = Duration::from_secs(1);
-/// Gas for a report of equivocation.
-const EVIDENCE_GAS: u64 = 1_000_000;
+/// How long a report is tried: an hour, far less than a stake is bound.
+const EVIDENCE_MAX: Duration = Duration::from_secs(3600);
 
 /// The secrets of a validator: its own keys, and the account that owns its stake.
 #[derive(Clone)]
@@ -105,8 +106,12 @@ pub(crate) fn start(setup: Setup, file: &NetworkFile) -> anyhow::Result<Running>
         data_dir: setup.dir.join("consensus"),
     };
     let validator = Validator::start(config, chain.clone())?;
-    let server = api::rpc::serve(setup.rpc, Arc::new(ChainPort::new(chain.clone())), setup.rpc_config)?;
-    let evidence = tokio::spawn(report_evidence(chain.clone(), Account::new(setup.keys.operator)?));
+    let port = Arc::new(ChainPort::new(chain.clone()));
+    let wallet = Config::new(Account::new(setup.keys.operator)?, file.network.chain_id);
+    let wallet =
+        Wallet::open(wallet.kept_in(setup.dir.join("calls.redb")), Arc::new(OwnChain(port.clone())))?;
+    let server = api::rpc::serve(setup.rpc, port, setup.rpc_config)?;
+    let evidence = tokio::spawn(report_evidence(chain.clone(), wallet));
     let operator = setup.keys.operator()?;
     Ok(Running { chain, operator, validator: Some(validator), server: Some(server), evidence })
 }
@@ -120,6 +125,11 @@ impl Running {
         let running = self.validator.as_ref().is_some_and(Validator::is_running);
         ensure!(running, "it stopped; see the log");
         Ok(())
+    }
+
+    /// Calls of its JSON-RPC server that execute something: how many run, and how many wait.
+    pub(crate) fn rpc_load(&self) -> (usize, usize) {
+        self.server.as_ref().map_or((0, 0), RpcServer::load)
     }
 
     /// Stops the servers, then the validator, and writes what is only in memory.
@@ -142,35 +152,30 @@ impl Drop for Running {
 }
 
 /// Takes evidence of equivocation to the staking contract, for the reward.
-async fn report_evidence(chain: Arc<Chain>, account: Account) {
+async fn report_evidence(chain: Arc<Chain>, wallet: Wallet) {
     let mut ticks = tokio::time::interval(EVIDENCE_INTERVAL);
     loop {
         ticks.tick().await;
         while let Some(evidence) = chain.take_evidence() {
-            match report(&chain, &account, &evidence) {
-                Ok(hash) => {
-                    info!(%hash, epoch = evidence.epoch, view = evidence.view, "reported an equivocation")
+            let (epoch, view) = (evidence.epoch, evidence.view);
+            let call = Staking::reportEquivocationCall { evidence: evidence.encode().into() };
+            let call = call_of(chain.network().contracts.staking, &call).within(EVIDENCE_MAX);
+            match wallet.submit(call).await {
+                Ok(ticket) => drop(tokio::spawn(async move {
+                    match ticket.wait().await {
+                        Ok(done) => info!(hash = %done.hash, epoch, view, "reported an equivocation"),
+                        // Who reports it first gets the reward.
+                        Err(e) => warn!(epoch, view, "an equivocation was not reported: {e}"),
+                    }
+                })),
+                Err(e) => {
+                    warn!(epoch, view, "cannot report an equivocation: {e}; trying again");
+                    chain.keep_evidence(evidence);
+                    break;
                 }
-                Err(e) => warn!("cannot report an equivocation: {e:#}"),
             }
         }
     }
-}
-
-fn report(chain: &Chain, account: &Account, evidence: &Equivocation) -> anyhow::Result<B256> {
-    let call = Staking::reportEquivocationCall { evidence: evidence.encode().into() };
-    let raw = account.sign(TxEip1559 {
-        chain_id: chain.network().chain_id,
-        nonce: chain.pending_nonce(account.address())?,
-        gas_limit: EVIDENCE_GAS,
-        max_fee_per_gas: u128::from(chain.head().next_base_fee()) * 2 + 1,
-        max_priority_fee_per_gas: 1,
-        to: alloy_primitives::TxKind::Call(chain.network().contracts.staking),
-        value: U256::ZERO,
-        input: call.abi_encode().into(),
-        ..Default::default()
-    })?;
-    Ok(chain.submit(raw)?)
 }
 
 /// What a validator needs at least: stake and some coins for fees.

@@ -44,12 +44,13 @@ pub(crate) fn genesis(first: &[ValidatorSecret], epoch_blocks: u64) -> (Genesis,
     let (deployment, account) = staking_deployment(&artifact.bytecode, &RULES, &keys);
     let staking = Genesis::deployment_address(0);
     let network = NetworkConfig {
-        version: 3,
+        version: types::NETWORK_VERSION,
         chain_id: CHAIN_ID,
         block_time_ms: BLOCK_TIME_MS,
         epoch_blocks,
         window_seconds: 90,
         game_seconds: 600,
+        unbonding_seconds: 7 * 24 * 3600,
         contracts: SystemContracts { staking, ..SystemContracts::none() },
         validators: keys.into_iter().map(|(_, key)| key).collect(),
     };

@@ -83,11 +83,18 @@ fn a_candidate_joins_votes_and_leaves_and_a_light_client_follows() {
     }
     trusted.final_header(&header, &certificate).expect("a final header");
     // A checkpoint is as good.
-    let set = handovers[1].next.clone();
-    let commitment = set.commitment();
-    let from = Trusted::checkpoint(&network, genesis, set.clone(), commitment).expect("a checkpoint");
+    let (after, _) = client::light::header(&header).expect("a header");
+    let members = &handovers[1].next.members;
+    let from = Trusted::checkpoint(&network, genesis, &after, members).expect("a checkpoint");
     from.final_header(&header, &certificate).expect("a final header");
-    assert!(Trusted::checkpoint(&network, genesis, set, B256::ZERO).is_err());
+    assert!(Trusted::checkpoint(&network, genesis, &after, &handovers[0].next.members).is_err());
+    // From the block that ends the epoch before, one handover leads on.
+    let (before, _) = client::light::header(&handovers[1].header).expect("a header");
+    let members = &handovers[0].next.members;
+    let mut from = Trusted::checkpoint(&network, genesis, &before, members).expect("a checkpoint");
+    assert!(from.final_header(&header, &certificate).is_err());
+    from.follow(&handovers[1]).expect("a good handover");
+    from.final_header(&header, &certificate).expect("a final header");
     // Nothing works without the handovers, out of order, or changed.
     assert!(
         start().final_header(&handovers[1].header, &handovers[1].certificate).is_err(),

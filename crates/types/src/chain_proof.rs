@@ -1,9 +1,11 @@
-use crate::{FinalityCertificate, Handover, NetworkConfig, TypesError, limits, proof::decimal_u256};
+use crate::{
+    CheckpointProof, FinalityCertificate, Handover, NetworkConfig, TypesError, limits, proof::decimal_u256,
+};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
 
 /// The `format` of chain proofs that this version reads and writes.
-pub const CHAIN_PROOF_FORMAT: &str = "og-chain/1";
+pub const CHAIN_PROOF_FORMAT: &str = "og-chain/2";
 
 /// What a final block says about the chain, to be checked with no network: an account and some of its slots, transactions, receipts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +17,10 @@ pub struct ChainProof {
     pub network: NetworkConfig,
     /// RLP of the genesis header; its hash is the network's name.
     pub genesis_header: Bytes,
-    /// Changes of the validator set, from genesis or from the checkpoint that the reader trusts, in order.
+    /// Where the reader's trust begins; genesis when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointProof>,
+    /// Changes of the validator set, from genesis or from the checkpoint, in order.
     pub handovers: Vec<Handover>,
     /// RLP of the headers from the block in question to the certified one: each names the hash of the one before. One header, when the block has a
     /// certificate of its own.

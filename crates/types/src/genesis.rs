@@ -1,5 +1,9 @@
 use crate::{
-    TypesError, Validator, ValidatorSet, error::decode_exact, limits::VALIDATORS_MAX, validators::check_order,
+    TypesError, Validator, ValidatorSet,
+    error::decode_exact,
+    limits::VALIDATORS_MAX,
+    proof::v3::{self, NETWORK_VERSION_V3},
+    validators::check_order,
 };
 use alloy_primitives::{Address, B256, FixedBytes, keccak256};
 use alloy_rlp::{RlpDecodable, RlpEncodable};
@@ -88,7 +92,7 @@ impl SystemContracts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, RlpEncodable, RlpDecodable)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkConfig {
-    /// Version of this struct; 3.
+    /// Version of this struct; [`NETWORK_VERSION`].
     pub version: u16,
     /// EIP-155 chain id.
     pub chain_id: u64,
@@ -100,10 +104,29 @@ pub struct NetworkConfig {
     pub window_seconds: u64,
     /// Longest time that a dispute takes, in seconds.
     pub game_seconds: u64,
+    /// Time before a validator that left gets its stake back, in seconds: for that long its votes can still be punished.
+    pub unbonding_seconds: u64,
     /// Where the system contracts live.
     pub contracts: SystemContracts,
     /// First validator set, sorted by `peer`, without repetition.
     pub validators: Vec<ValidatorKey>,
+}
+
+/// The version of network configurations that this program knows.
+pub const NETWORK_VERSION: u16 = 4;
+
+/// What a genesis header commits to.
+#[derive(RlpEncodable)]
+struct Committed {
+    version: u16,
+    chain_id: u64,
+    block_time_ms: u64,
+    epoch_blocks: u64,
+    window_seconds: u64,
+    game_seconds: u64,
+    unbonding_seconds: u64,
+    contracts: SystemContracts,
+    validators_root: B256,
 }
 
 impl NetworkConfig {
@@ -127,18 +150,54 @@ impl NetworkConfig {
     /// # Errors
     /// [`TypesError`] when there are too many or none, or they are not sorted and distinct.
     pub fn check(&self) -> Result<(), TypesError> {
-        if self.version != 3 || self.epoch_blocks < 2 {
-            return Err(TypesError::Encoding {
-                what: "network configuration",
-                detail: "the version must be 3, and an epoch must have at least 2 blocks".into(),
-            });
-        }
+        self.check_rules()?;
         check_order("network configuration", self.validators.iter().map(|v| v.peer))
     }
 
-    /// keccak-256 of `"og/network/3" ‖ canonical bytes`.
+    /// [`check`](Self::check) without the validators.
+    ///
+    /// # Errors
+    /// [`TypesError`].
+    pub(crate) fn check_rules(&self) -> Result<(), TypesError> {
+        if !matches!(self.version, NETWORK_VERSION_V3 | NETWORK_VERSION) || self.epoch_blocks < 2 {
+            return Err(TypesError::Encoding {
+                what: "network configuration",
+                detail: format!(
+                    "the version must be {NETWORK_VERSION}, and an epoch must have at least 2 blocks"
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// keccak-256 of the RLP list of the validators.
+    pub fn validators_root(&self) -> B256 {
+        keccak256(alloy_rlp::encode(&self.validators))
+    }
+
+    /// keccak-256 of `"og/network/4" ‖ RLP` of the fields, with [`validators_root`](Self::validators_root) in place of the validators.
     pub fn commitment(&self) -> B256 {
-        keccak256([b"og/network/3".as_slice(), &self.encode()].concat())
+        match self.version {
+            NETWORK_VERSION_V3 => v3::commitment(self),
+            _ => self.commitment_to(self.validators_root()),
+        }
+    }
+
+    /// [`commitment`](Self::commitment) for who knows only the root of the validators, and does not need more: a reader whose trust begins
+    /// at a later block.
+    pub fn commitment_to(&self, validators_root: B256) -> B256 {
+        let encoded = alloy_rlp::encode(Committed {
+            version: self.version,
+            chain_id: self.chain_id,
+            block_time_ms: self.block_time_ms,
+            epoch_blocks: self.epoch_blocks,
+            window_seconds: self.window_seconds,
+            game_seconds: self.game_seconds,
+            unbonding_seconds: self.unbonding_seconds,
+            contracts: self.contracts,
+            validators_root,
+        });
+        keccak256([b"og/network/4".as_slice(), &encoded].concat())
     }
 
     /// Domain of consensus signatures: no vote of one network counts in another.

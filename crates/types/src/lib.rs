@@ -45,12 +45,14 @@ pub use claim::{
 };
 pub use error::TypesError;
 pub use evidence::{Evidence, ModeId, Rung};
-pub use genesis::{NetworkConfig, SystemContracts, ValidatorKey};
+pub use genesis::{NETWORK_VERSION, NetworkConfig, SystemContracts, ValidatorKey};
 pub use ids::{ModelId, ReceiptId};
 pub use manifest::{HyperParameter, ModelManifest};
 pub use options::{Bias, Options};
 pub use policy::Disclose;
-pub use proof::{AuditProof, Disclosure, LedgerProof, LogProof, PROOF_FORMAT, ProofFile};
+pub use proof::{
+    AuditProof, CheckpointProof, Disclosure, LedgerProof, LogProof, PROOF_FORMAT, PROOF_FORMAT_V3, ProofFile,
+};
 pub use receipt::{Receipt, log_leaf};
 pub use sampling::Sampling;
 pub use seal::Seal;

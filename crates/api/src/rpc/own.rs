@@ -40,12 +40,15 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Result<(), RegisterMethodE
             #[serde(default)]
             slots: Vec<B256>,
             transaction: Option<B256>,
+            checkpoint: Option<U64>,
         }
         let wanted: Wanted = params::required(&v, 0, "what to prove")?;
         if wanted.slots.len() > SLOTS_MAX {
             return Err(invalid_params(format!("at most {SLOTS_MAX} slots")));
         }
-        b.chain.chain_proof(wanted.account.map(|a| (a, wanted.slots)), wanted.transaction).map_err(fault)
+        let account = wanted.account.map(|a| (a, wanted.slots));
+        let checkpoint = wanted.checkpoint.map(|n| n.to());
+        b.chain.chain_proof(account, wanted.transaction, checkpoint).map_err(fault)
     })?;
     method(m, "og_receiptLogProof", |b, v| {
         let node = params::required(&v, 0, "node address")?;
@@ -60,6 +63,7 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Result<(), RegisterMethodE
             index: u64,
         }
         let answer: Option<Answer> = params::optional(&v, 2, "receipt and index")?;
-        b.chain.receipt_log_proof(node, size, answer.map(|a| (a.receipt, a.index))).map_err(fault)
+        let checkpoint = params::optional::<U64>(&v, 3, "checkpoint")?.map(|n| n.to());
+        b.chain.receipt_log_proof(node, size, answer.map(|a| (a.receipt, a.index)), checkpoint).map_err(fault)
     })
 }

@@ -3,8 +3,10 @@ use crate::{
     ClientError,
     check::{Check, Checks},
     contracts::ReceiptLog,
+    light::Checkpoint,
     proof::check_proof,
     rpc::{read_bounded, unreachable_at},
+    trust::Trust,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use std::time::{Duration, Instant};
@@ -23,7 +25,7 @@ struct LoggedReceipt {
 }
 
 #[derive(Deserialize)]
-struct Checkpoint {
+struct PostedLog {
     posted_size: u64,
 }
 
@@ -38,12 +40,17 @@ fn is_settled(checks: &Checks) -> bool {
 }
 
 impl Proxy {
-    /// The proof file of a kept answer; waits up to `wait` for the ledger.
-    pub(super) async fn proof(&self, id: ReceiptId, wait: Duration) -> Result<Vec<u8>, ClientError> {
+    /// The proof file of a kept answer, for readers whose trust begins at `checkpoint`, or at genesis; waits up to `wait` for the ledger.
+    pub(super) async fn proof(
+        &self,
+        id: ReceiptId,
+        wait: Duration,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<Vec<u8>, ClientError> {
         let answered = self.store.get(id)?;
         let deadline = Instant::now() + wait;
         loop {
-            match self.assemble(id, &answered).await {
+            match self.assemble(id, &answered, checkpoint).await {
                 Err(ClientError::NotFinalised) if Instant::now() + POLL < deadline => {
                     tokio::time::sleep(POLL).await
                 }
@@ -52,7 +59,12 @@ impl Proxy {
         }
     }
 
-    async fn assemble(&self, id: ReceiptId, answered: &Answered) -> Result<Vec<u8>, ClientError> {
+    async fn assemble(
+        &self,
+        id: ReceiptId,
+        answered: &Answered,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<Vec<u8>, ClientError> {
         let receipt = Receipt::decode(&answered.receipt)?;
         // A node may have moved since it answered.
         self.directory.refresh().await?;
@@ -64,11 +76,11 @@ impl Proxy {
             let check = "its log holds another receipt under this id".to_owned();
             return Err(ClientError::Verification { node: base.clone(), check });
         }
-        let checkpoint: Checkpoint = self.get(&format!("{base}/og/v1/log/checkpoint")).await?;
-        if checkpoint.posted_size <= logged.index {
+        let posted: PostedLog = self.get(&format!("{base}/og/v1/log/checkpoint")).await?;
+        if posted.posted_size <= logged.index {
             return Err(ClientError::NotFinalised);
         }
-        let mut size = checkpoint.posted_size;
+        let mut size = posted.posted_size;
         let answer = (receipt.claim.rung_achieved == Rung::Audited as u8).then_some((id.0, logged.index));
         if answer.is_some() {
             // The first log on the ledger that has the receipt: time counts from then.
@@ -76,7 +88,13 @@ impl Proxy {
         }
         let url = format!("{base}/og/v1/log/inclusion?index={}&size={size}", logged.index);
         let log: LogProof = self.get(&url).await?;
-        let ledger = self.rpc.receipt_log_proof(receipt.claim.node, size, answer).await?;
+        let ledger = self.rpc.receipt_log_proof(receipt.claim.node, size, answer, checkpoint).await?;
+        let mut network = self.network.network.clone();
+        // Who trusts a checkpoint does not need the first validators.
+        let validators_root = ledger.checkpoint.is_some().then(|| network.validators_root());
+        if validators_root.is_some() {
+            network.validators.clear();
+        }
         let bytes = ProofFile {
             format: PROOF_FORMAT.into(),
             receipt,
@@ -84,12 +102,14 @@ impl Proxy {
             manifest: ModelManifest::decode(&answered.manifest)?,
             log,
             ledger,
-            network: self.network.network.clone(),
+            network,
+            validators_root,
             genesis_header: self.network.genesis_header.clone(),
         }
         .encode()?;
         // Never hand out a proof that does not check.
-        let report = check_proof(&bytes, Some(self.genesis), &self.registry);
+        let trust = Trust { checkpoint, ..Trust::from_genesis(self.genesis) };
+        let report = check_proof(&bytes, &trust, &self.registry);
         match report.checks.first_failure() {
             None => Ok(bytes),
             // Only time is missing.

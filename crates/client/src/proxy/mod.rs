@@ -99,8 +99,8 @@ impl Proxy {
         let metrics = Metrics::new();
         let purse = match &config.payer {
             Some(payer) => {
-                let path = config.data_dir.join("owed.totals");
-                Some(Purse::open(payer.clone(), rpc.clone(), network.network.clone(), path)?)
+                let (path, network) = (config.data_dir.join("owed.totals"), network.network.clone());
+                Some(Purse::open(payer.clone(), rpc.clone(), network, genesis, path)?)
             }
             None => None,
         };
@@ -218,6 +218,8 @@ async fn receipt(State(proxy): State<Arc<Proxy>>, Path(id): Path<String>) -> Res
 struct Wait {
     #[serde(default)]
     wait: u64,
+    /// `NUMBER:HASH`.
+    checkpoint: Option<String>,
 }
 
 async fn proof(
@@ -225,7 +227,10 @@ async fn proof(
     Path(id): Path<String>,
     wait: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Response, Fault> {
-    let wait = wait.map_or(0, |Query(w)| w.wait);
-    let bytes = proxy.proof(parse_id(&id)?, Duration::from_secs(wait).min(WAIT_MAX)).await?;
+    let invalid = |message: String| Fault::new(StatusCode::BAD_REQUEST, "invalid_value", message);
+    let Query(wait) = wait.map_err(|e| invalid(e.to_string()))?;
+    let checkpoint = wait.checkpoint.map(|text| text.parse()).transpose().map_err(invalid)?;
+    let wait = Duration::from_secs(wait.wait).min(WAIT_MAX);
+    let bytes = proxy.proof(parse_id(&id)?, wait, checkpoint).await?;
     Ok(([("content-type", "application/json")], bytes).into_response())
 }

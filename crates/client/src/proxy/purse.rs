@@ -1,6 +1,6 @@
 //! Pays nodes: a pocket of coins for each in the escrow, and promises that grow with every answer that was checked.
 
-use crate::{Account, ClientError, RpcClient, contracts::Escrow};
+use crate::{ClientError, RpcClient, contracts::Escrow};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::SolCall as _;
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,15 @@ use std::{
     collections::BTreeMap,
     fs,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tracing::{info, warn};
 use types::{NetworkConfig, Voucher, signing};
+use wallet::{Account, Call, Config, SendError, Wallet};
+
+/// How long a deposit is tried: the request that needs it waits.
+const DEPOSIT_MAX: Duration = Duration::from_secs(30);
 
 /// Who pays, and how much is put into a pocket at once.
 #[derive(Clone, Debug)]
@@ -28,10 +33,12 @@ struct Totals(BTreeMap<Address, U256>);
 
 /// A paying account.
 pub(super) struct Purse {
-    account: Account,
+    wallet: Wallet,
     payer: Payer,
     rpc: RpcClient,
     network: NetworkConfig,
+    /// Hash of the network's genesis block.
+    genesis: B256,
     path: PathBuf,
     totals: Mutex<Totals>,
     /// One deposit at a time: their transactions have consecutive nonces.
@@ -40,7 +47,7 @@ pub(super) struct Purse {
 
 impl std::fmt::Debug for Purse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Purse({})", self.account.address())
+        write!(f, "Purse({})", self.wallet.address())
     }
 }
 
@@ -49,6 +56,7 @@ impl Purse {
         payer: Payer,
         rpc: RpcClient,
         network: NetworkConfig,
+        genesis: B256,
         path: PathBuf,
     ) -> Result<Self, ClientError> {
         let fault = |reason: String| ClientError::File { path: path.display().to_string(), reason };
@@ -58,12 +66,16 @@ impl Purse {
             Err(e) => return Err(fault(e.to_string())),
         };
         let account = Account::new(payer.secret)?;
+        let config = Config::new(account, network.chain_id)
+            .kept_in(path.with_extension("calls.redb"))
+            .patient_for(DEPOSIT_MAX);
+        let wallet = Wallet::open(config, Arc::new(rpc.clone())).map_err(SendError::from)?;
         let (totals, filling) = (Mutex::new(totals), tokio::sync::Mutex::default());
-        Ok(Self { account, payer, rpc, network, path, totals, filling })
+        Ok(Self { wallet, payer, rpc, network, genesis, path, totals, filling })
     }
 
     pub(super) fn address(&self) -> Address {
-        self.account.address()
+        self.wallet.address()
     }
 
     fn lock(&self) -> MutexGuard<'_, Totals> {
@@ -74,8 +86,8 @@ impl Purse {
     pub(super) fn promise(&self, node: Address) -> Result<String, ClientError> {
         let total = self.lock().0.get(&node).copied().unwrap_or_default();
         let client = self.address();
-        let digest =
-            Voucher { client, node, total }.digest(self.network.chain_id, self.network.contracts.escrow);
+        let escrow = self.network.contracts.escrow;
+        let digest = Voucher { client, node, total }.digest(self.network.chain_id, self.genesis, escrow);
         let signature = Bytes::from(signing::sign(&self.payer.secret, digest)?.to_vec());
         Ok(format!("{client} {total} {signature}"))
     }
@@ -106,7 +118,8 @@ impl Purse {
             return Ok(());
         }
         let data = Bytes::from(Escrow::depositCall { node }.abi_encode());
-        self.account.send(&self.rpc, self.network.chain_id, escrow, self.payer.deposit, data).await?;
+        let call = Call::new(escrow, data).with_value(self.payer.deposit).called("a deposit in the escrow");
+        self.wallet.send(call).await?;
         info!(%node, wei = %self.payer.deposit, "put coins into the escrow");
         Ok(())
     }

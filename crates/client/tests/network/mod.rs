@@ -70,7 +70,7 @@ struct Shared {
     attack: Mutex<Attack>,
     last: Mutex<Option<Receipt>>,
     config: NetworkConfig,
-    genesis: Bytes,
+    pub(super) genesis: Bytes,
     offers: Mutex<Vec<(Address, String)>>,
     /// Largest promise that each node got.
     promised: Mutex<HashMap<Address, U256>>,
@@ -130,12 +130,13 @@ fn config() -> NetworkConfig {
     let message = [&[namespace.len() as u8], namespace.as_slice(), &vote].concat();
     let possession = key.sign(&message, b"BLS_POP_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_", &[]).compress();
     NetworkConfig {
-        version: 3,
+        version: types::NETWORK_VERSION,
         chain_id: CHAIN_ID,
         block_time_ms: 250,
         epoch_blocks: 100,
         window_seconds: 90,
         game_seconds: 600,
+        unbonding_seconds: 7 * 24 * 3600,
         contracts: SystemContracts {
             model_registry: Address::repeat_byte(1),
             node_registry: Address::repeat_byte(2),

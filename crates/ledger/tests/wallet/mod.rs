@@ -130,12 +130,13 @@ pub(crate) fn network(epoch_blocks: u64) -> NetworkConfig {
         possession: FixedBytes::repeat_byte(3),
     };
     NetworkConfig {
-        version: 3,
+        version: types::NETWORK_VERSION,
         chain_id: CHAIN_ID,
         block_time_ms: 250,
         epoch_blocks,
         window_seconds: 90,
         game_seconds: 600,
+        unbonding_seconds: 7 * 24 * 3600,
         contracts: SystemContracts {
             model_registry: zero,
             node_registry: zero,

@@ -112,8 +112,15 @@ async fn work(bench: &Bench, id: B256, case: &mut Case, reveal_seconds: u64) -> 
         let _ = bench.court.send(jury, U256::ZERO, Jury::resolveCall { id }).await;
     } else if time > state.commitUntil {
         if let (Some((guilty, salt)), false) = (case.vote, case.revealed) {
-            case.revealed = true;
-            bench.court.send(jury, U256::ZERO, Jury::revealCall { id, guilty, salt }).await?;
+            let (until, call) = (state.commitUntil + reveal_seconds, Jury::revealCall { id, guilty, salt });
+            match bench.court.send_by(until, jury, U256::ZERO, call).await {
+                Ok(_) => case.revealed = true,
+                // The contract's no is final; everything else is tried again.
+                Err(e) => {
+                    case.revealed = e.is_revert();
+                    return Err(e.into());
+                }
+            }
         }
     } else if case.vote.is_none() && !case.idle {
         match bench.court.rpc.view(jury, &Jury::isJurorCall { id, auditor: bench.me() }).await {
@@ -137,7 +144,8 @@ async fn work(bench: &Bench, id: B256, case: &mut Case, reveal_seconds: u64) -> 
         };
         let salt = B256::from(rand::random::<[u8; 32]>());
         let hash = keccak256((bench.me(), id, guilty, salt).abi_encode());
-        bench.court.send(jury, U256::ZERO, Jury::commitCall { id, hash }).await?;
+        let call = Jury::commitCall { id, hash };
+        bench.court.send_by(state.commitUntil, jury, U256::ZERO, call).await?;
         case.vote = Some((guilty, salt));
         info!(case = %id, guilty, "voted");
     }

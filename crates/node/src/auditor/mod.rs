@@ -6,14 +6,14 @@ mod rounds;
 
 use crate::{
     court::{
-        Court, case,
+        Court, call_of, case,
         games::{Ended, Games, Prepare},
     },
     files,
 };
 use anyhow::{Context as _, ensure};
 use client::{
-    Account, RpcClient,
+    RpcClient,
     contracts::{Auditors, Audits, Disputes},
     light,
 };
@@ -30,9 +30,13 @@ use std::{
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use types::{Address, B256, Claim, Disclosure, U256, keccak256};
+use wallet::{Account, Config, Wallet};
 
 /// How often the ledger is read.
 const TICK: Duration = Duration::from_millis(400);
+
+/// How long the transactions of the start are tried before the user is told.
+const START_MAX: Duration = Duration::from_secs(60);
 
 /// How an auditor is run.
 pub(crate) struct AuditorConfig {
@@ -91,7 +95,7 @@ pub(crate) enum Verdict {
 
 impl Bench {
     pub(crate) fn me(&self) -> Address {
-        self.court.account.address()
+        self.court.me()
     }
 
     /// Computes an answer again. `None` when the model is not here.
@@ -129,9 +133,10 @@ pub(crate) async fn start(config: AuditorConfig, models: Vec<Arc<Model>>) -> any
     let info = rpc.network().await?;
     let genesis = keccak256(&info.genesis_header);
     light::check_network(&info.network, &info.genesis_header, genesis).map_err(anyhow::Error::msg)?;
-    let account = Account::new(secret)?;
-    let address = account.address();
-    let court = Court::new(rpc, info.network, account);
+    let wallet = Config::new(Account::new(secret)?, info.network.chain_id);
+    let wallet = Wallet::open(wallet.kept_in(config.data_dir.join("calls.redb")), Arc::new(rpc.clone()))?;
+    let address = wallet.address();
+    let court = Court::new(rpc, info.network, wallet);
     join(&court, config.stake_wei).await?;
     let http = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
@@ -148,7 +153,7 @@ pub(crate) async fn start(config: AuditorConfig, models: Vec<Arc<Model>>) -> any
 
 /// Stakes, unless that was done before.
 async fn join(court: &Court, stake: U256) -> anyhow::Result<()> {
-    let (me, auditors) = (court.account.address(), court.network.contracts.auditors);
+    let (me, auditors) = (court.me(), court.network.contracts.auditors);
     let known = court.rpc.view(auditors, &Auditors::auditorInfoCall { auditor: me }).await?;
     if !known.stake.is_zero() {
         ensure!(known.exitAt == 0, "auditor {me} has left; withdraw its stake and use a new folder");
@@ -160,7 +165,7 @@ async fn join(court: &Court, stake: U256) -> anyhow::Result<()> {
         "auditor {me} has {balance} wei, but needs a stake of {stake} and some wei for fees; send it coins first"
     );
     court
-        .send(auditors, stake, Auditors::joinCall {})
+        .send_call(call_of(auditors, &Auditors::joinCall {}).with_value(stake).within(START_MAX))
         .await
         .context("joining (is the stake at least the minimum?)")?;
     Ok(())

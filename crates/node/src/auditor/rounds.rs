@@ -6,10 +6,7 @@ use super::{
 };
 use alloy_sol_types::{SolEvent as _, SolValue as _};
 use anyhow::Context as _;
-use client::{
-    ClientError,
-    contracts::{Auditors, Audits, Disputes, Jury, ReceiptLog},
-};
+use client::contracts::{Auditors, Audits, Jury, ReceiptLog};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use referee::Opening;
 use serde::{Deserialize, Serialize};
@@ -65,7 +62,10 @@ pub(super) struct Rounds {
 
 impl Rounds {
     pub(super) fn open(bench: Arc<Bench>, path: &Path) -> anyhow::Result<Self> {
-        let db = Database::create(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let failed = || format!("cannot open {}", path.display());
+        let db = Database::builder()
+            .create_file(ledger::private_file(path).with_context(failed)?)
+            .with_context(failed)?;
         let write = db.begin_write()?;
         write.open_table(ROUNDS)?;
         write.open_table(NEXT)?;
@@ -160,7 +160,8 @@ impl Rounds {
             }
             let (bench, db, revealing) = (self.bench.clone(), self.db.clone(), self.revealing.clone());
             tokio::spawn(async move {
-                if let Err(e) = reveal_one(&bench, &db, round).await {
+                let until = round.commit_until + reveal_seconds;
+                if let Err(e) = reveal_one(&bench, &db, round, until).await {
                     warn!(node = %key.0, size = key.1, "verdicts: {e:#}");
                 }
                 revealing.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
@@ -219,7 +220,8 @@ async fn begin(
     // As words: a list of bytes would be encoded as a byte string.
     let words: Vec<U256> = round.verdicts.iter().map(|v| U256::from(*v)).collect();
     let hash = keccak256((bench.me(), node, size, round.indices.clone(), words, salt).abi_encode_params());
-    bench.court.send(contracts.audits, U256::ZERO, Audits::commitCall { node, size, hash }).await?;
+    let call = Audits::commitCall { node, size, hash };
+    bench.court.send_by(batch.commitUntil, contracts.audits, U256::ZERO, call).await?;
     info!(%node, size, receipts = round.indices.len(), "committed to verdicts");
     Ok(true)
 }
@@ -241,14 +243,14 @@ fn drop_round(db: &Database, round: &Round) -> anyhow::Result<()> {
 }
 
 /// Reveals verdicts and takes faults to their judges.
-async fn reveal_one(bench: &Bench, db: &Database, round: Round) -> anyhow::Result<()> {
+async fn reveal_one(bench: &Bench, db: &Database, round: Round, until: u64) -> anyhow::Result<()> {
     let audits = bench.court.network.contracts.audits;
     let Round { node, size, indices, verdicts, salt, .. } = round.clone();
     let call = Audits::revealCall { node, size, indices, verdicts, salt };
-    match bench.court.send(audits, U256::ZERO, call).await {
+    match bench.court.send_by(until, audits, U256::ZERO, call).await {
         Ok(_) => info!(%node, size, "revealed verdicts"),
         // It is tried again.
-        Err(e @ ClientError::Unreachable { .. }) => return Err(e.into()),
+        Err(e) if !e.is_revert() => return Err(e.into()),
         Err(e) => {
             drop_round(db, &round)?;
             return Err(anyhow::Error::from(e).context("they were refused"));
@@ -322,10 +324,10 @@ async fn accuse(bench: &Bench, node: Address, size: u64, index: u64, verdict: u8
         })
         .await??;
         let logged = case.answer.logged()?;
-        let bond = bench.court.rpc.view(contracts.disputes, &Disputes::bondForCall { node }).await?;
-        let opening = opening.encode().into();
-        let call = Disputes::openLoggedCall { node, size, index, logged: logged.clone(), opening };
-        bench.court.send(contracts.disputes, bond, call).await.context("opening a dispute")?;
+        let receipt = case.answer.receipt.claim.receipt_id().0;
+        let place = crate::court::Place { node, size, index, receipt };
+        let opened = bench.court.dispute(place, logged.clone(), opening.encode().into()).await;
+        opened.context("opening a dispute")?;
         let call = Audits::backCall { node, size, index, logged };
         bench.court.send(contracts.audits, U256::ZERO, call).await.context("showing that it was disputed")?;
         info!(%node, index, "opened a dispute");

@@ -3,7 +3,6 @@
 use crate::{cli::BenchStateArgs, output::outln};
 use alloy_consensus::{Header, TxEip1559, proofs};
 use anyhow::Context as _;
-use client::Account;
 use ledger::{
     Anchor, Block, BlockInput, ChainParams, Import, Ledger, Part, RecoveredTx, Retention, Store, Turn,
 };
@@ -17,6 +16,7 @@ use std::{
 use types::{
     Address, B256, Bytes, FinalityCertificate, FixedBytes, U256, Validator, ValidatorSet, keccak256,
 };
+use wallet::Account;
 
 const CHAIN_ID: u64 = 10_744;
 /// Accounts that send; the others only receive.

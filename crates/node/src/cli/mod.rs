@@ -1,16 +1,20 @@
 mod bench;
 mod browser;
+mod limits;
 mod validator;
 
 pub(crate) use bench::{
-    BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchStateArgs, BenchTrustArgs, MakeGgufArgs,
+    BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchRpcFloodArgs, BenchStateArgs, BenchTrustArgs,
+    MakeGgufArgs,
 };
 pub(crate) use browser::BrowserArgs;
+pub(crate) use limits::{CallArgs, LimitArgs};
 pub(crate) use validator::{
     GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand,
 };
 
-use clap::{Args, Parser, Subcommand};
+use crate::{genesis, trust_rules::TrustRules};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use types::{B256, ReceiptId};
 
@@ -86,7 +90,8 @@ pub(crate) enum Command {
 Examples:
   og devnet                               a fresh network, forgotten when it stops
   og devnet --data ./net                  one that goes on where it stopped
-  og devnet --validators 7 --nodes 1 --block-time 500")]
+  og devnet --validators 7 --nodes 1 --block-time 500
+  og devnet --rules network --time-scale 240 --auditors 24   the rules of public networks, a day in six minutes")]
 pub(crate) struct DevnetArgs {
     /// Folder that keeps keys, ledger and receipts; a fresh temporary one when absent.
     #[arg(long, value_name = "DIR")]
@@ -103,9 +108,15 @@ pub(crate) struct DevnetArgs {
     /// Smallest time between blocks in milliseconds.
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=60_000))]
     pub(crate) block_time: u64,
-    /// Number of blocks after which the set of validators may change.
-    #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
-    pub(crate) epoch_blocks: u64,
+    /// Number of blocks after which the set of validators may change; 240 with --rules devnet, an hour's (scaled) with --rules network.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
+    pub(crate) epoch_blocks: Option<u64>,
+    /// Rules of audits, disputes and juries.
+    #[arg(long, value_enum, default_value_t = Rules::Devnet)]
+    pub(crate) rules: Rules,
+    /// Divide every duration of the rules by this; stakes, rates, bonds and numbers of jurors stay as they are.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) time_scale: u64,
     /// EIP-155 chain id.
     #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
     pub(crate) chain_id: u64,
@@ -132,6 +143,35 @@ pub(crate) struct DevnetArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) browser: BrowserArgs,
+}
+
+/// Which rules a development network has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rules {
+    /// Short times, every receipt audited at first, juries of one.
+    Devnet,
+    /// Those of `og validator genesis`: juries need 15 jurors, so start with more --auditors.
+    Network,
+}
+
+impl DevnetArgs {
+    /// Blocks of an epoch: as given, or as the rules have it.
+    pub(crate) fn epoch(&self) -> u64 {
+        let usual = match self.rules {
+            Rules::Devnet => 240,
+            Rules::Network => genesis::EPOCH_BLOCKS,
+        };
+        self.epoch_blocks.unwrap_or_else(|| genesis::scaled_epoch(usual, self.time_scale))
+    }
+
+    /// Rules of audits, disputes, juries and escrow.
+    pub(crate) fn trust(&self) -> TrustRules {
+        match self.rules {
+            Rules::Devnet => TrustRules::devnet(),
+            Rules::Network => TrustRules::network(),
+        }
+        .scaled(self.time_scale)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -186,6 +226,8 @@ pub(crate) struct NodeArgs {
     pub(crate) drain_timeout: u64,
     #[command(flatten)]
     pub(crate) browser: BrowserArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
 }
 
 #[derive(Debug, Args)]
@@ -251,6 +293,8 @@ pub(crate) struct ProxyArgs {
     pub(crate) replicas: u8,
     #[command(flatten)]
     pub(crate) browser: BrowserArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
 }
 
 #[derive(Debug, Args)]
@@ -305,6 +349,9 @@ pub(crate) enum ReceiptCommand {
         /// Longest time to wait until the receipt is on the ledger, in seconds.
         #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=60))]
         wait: u64,
+        /// A final block that the readers of the file trust; without one, the file starts at the genesis block.
+        #[arg(long, value_name = "NUMBER:HASH")]
+        checkpoint: Option<client::light::Checkpoint>,
     },
     /// List the newest receipts.
     List {
@@ -341,6 +388,9 @@ pub(crate) struct ProveArgs {
     /// A final transaction.
     #[arg(long, value_name = "HASH")]
     pub(crate) transaction: Option<B256>,
+    /// A final block that the readers of the file trust; without one, the file starts at the genesis block.
+    #[arg(long, value_name = "NUMBER:HASH")]
+    pub(crate) checkpoint: Option<client::light::Checkpoint>,
 }
 
 #[derive(Debug, Args)]
@@ -351,17 +401,16 @@ The file is the proof of an answer (`og receipt get`) or of what the chain says 
 
 Examples:
   og verify proof.json --network 0x5f3c…
-  og verify account.json --network 0x5f3c… --checkpoint 12:0x90ab…")]
+  og verify proof.json --network 0x5f3c… --checkpoint 1200:0x90ab…")]
 pub(crate) struct VerifyArgs {
     /// The proof file; - reads standard input.
     pub(crate) file: PathBuf,
     /// Genesis hash of the network that you mean.
     #[arg(long, visible_alias = "genesis", env = "OG_NETWORK", value_name = "HASH")]
     pub(crate) network: Option<B256>,
-    /// Validators that you trust, EPOCH:COMMITMENT as `og_validators` gives them; changes of validators before them are not looked at. Only for
-    /// proofs of what the chain says.
-    #[arg(long, value_name = "EPOCH:HASH")]
-    pub(crate) checkpoint: Option<String>,
+    /// A final block that you trust; the file must have been made for it. Nobody who validated before it can deceive you then.
+    #[arg(long, value_name = "NUMBER:HASH", requires = "network")]
+    pub(crate) checkpoint: Option<client::light::Checkpoint>,
     /// Run the model again and compare every token and the trace (bit for bit).
     #[arg(long)]
     pub(crate) replay: bool,

@@ -1,4 +1,4 @@
-use super::BrowserArgs;
+use super::{BrowserArgs, CallArgs, LimitArgs};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -27,7 +27,8 @@ pub(crate) enum ValidatorCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  og validator init --data ./v0 --announce 203.0.113.7:8650 --chain-id 10744 > v0.json")]
+  og validator init --data ./v0 --announce 203.0.113.7:8650 > v0.json                        the first member draws the chain id
+  og validator init --data ./v1 --announce 203.0.113.8:8650 --chain-id 2718281828459045 > v1.json   the others take it")]
 pub(crate) struct InitArgs {
     /// Folder for the keys.
     #[arg(long, value_name = "DIR")]
@@ -35,9 +36,9 @@ pub(crate) struct InitArgs {
     /// Address at which other validators reach this one.
     #[arg(long, value_name = "ADDR")]
     pub(crate) announce: std::net::SocketAddr,
-    /// EIP-155 chain id of the network.
-    #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
-    pub(crate) chain_id: u64,
+    /// EIP-155 chain id of the network; a random one when absent, so that no two networks have the same.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
+    pub(crate) chain_id: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -56,17 +57,21 @@ pub(crate) struct GenesisArgs {
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=1_000))]
     pub(crate) block_time: u64,
     /// Number of blocks after which the set of validators may change.
-    #[arg(long, default_value_t = 14_400, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
+    #[arg(long, default_value_t = crate::genesis::EPOCH_BLOCKS, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
     pub(crate) epoch_blocks: u64,
-    /// EIP-155 chain id, the one given to `og validator init`.
-    #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
-    pub(crate) chain_id: u64,
+    /// EIP-155 chain id; that of the members' files when absent, and it must be theirs.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
+    pub(crate) chain_id: Option<u64>,
     /// Time before a stake can be withdrawn, in seconds.
     #[arg(long, default_value_t = 604_800)]
     pub(crate) unbonding: u64,
     /// Most validators at once.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=128))]
     pub(crate) validators_max: u32,
+    /// Divide every duration of the rules by this, also those that other flags give: for trying a network out in minutes. Stakes, rates,
+    /// bonds and numbers of jurors stay as they are, and so does the time between blocks.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) time_scale: u64,
     /// Where to write the network file.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
@@ -113,6 +118,10 @@ pub(crate) struct RunArgs {
     pub(crate) sync: Option<String>,
     #[command(flatten)]
     pub(crate) browser: BrowserArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) calls: CallArgs,
 }
 
 #[derive(Debug, Args)]

@@ -3,47 +3,106 @@
 pub(crate) mod case;
 pub(crate) mod games;
 
-use alloy_sol_types::SolCall;
+use alloy_sol_types::{SolCall, SolValue as _};
 use client::{
-    Account, ClientError, RpcClient,
-    contracts::{Audits, Escrow, Jury},
+    ClientError, RpcClient,
+    contracts::{Audits, Disputes, Escrow, Jury, LoggedClaim},
 };
-use std::sync::Arc;
-use tokio::sync::Mutex;
-use types::{Address, B256, Bytes, NetworkConfig, U256, Voucher};
+use std::time::Duration;
+use types::{Address, B256, Bytes, NetworkConfig, U256, keccak256};
+use wallet::{Call, SendError, Wallet};
+
+/// Time between looks at the newest block.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Where a claim is in its node's log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) node: Address,
+    /// Size of the first posted log that has it.
+    pub(crate) size: u64,
+    pub(crate) index: u64,
+    /// Its receipt id.
+    pub(crate) receipt: B256,
+}
+
+/// What `Disputes.announcementOf` gives for a dispute. Computed here and not asked for: whoever serves JSON-RPC could use the salt.
+fn announcement(sender: Address, place: &Place, opening: &Bytes, salt: B256) -> B256 {
+    let about = ("dispute".to_owned(), place.node, place.receipt, keccak256(opening));
+    let subject = keccak256(about.abi_encode_params());
+    keccak256((sender, subject, salt).abi_encode())
+}
 
 /// A party's view of the ledger.
 #[derive(Clone, Debug)]
 pub(crate) struct Court {
     pub(crate) rpc: RpcClient,
     pub(crate) network: NetworkConfig,
-    pub(crate) account: Account,
-    /// Held while a transaction is sent, so that each takes the next nonce; not while it is waited for.
-    turn: Arc<Mutex<()>>,
+    /// What sends its transactions.
+    pub(crate) wallet: Wallet,
 }
 
 impl Court {
-    pub(crate) fn new(rpc: RpcClient, network: NetworkConfig, account: Account) -> Self {
-        Self { rpc, network, account, turn: Arc::default() }
+    pub(crate) fn new(rpc: RpcClient, network: NetworkConfig, wallet: Wallet) -> Self {
+        Self { rpc, network, wallet }
     }
 
-    /// Sends a call and waits until it is final.
-    pub(crate) async fn send(
+    /// The party's address.
+    pub(crate) fn me(&self) -> Address {
+        self.wallet.address()
+    }
+
+    /// Sends a call without a deadline and waits until it is final. What waits or is refused is tried again for as long as the wallet is
+    /// patient.
+    pub(crate) async fn send(&self, to: Address, value: U256, call: impl SolCall) -> Result<B256, SendError> {
+        self.send_call(call_of(to, &call).with_value(value)).await
+    }
+
+    /// Sends a call that is worth nothing from `deadline` on (Unix time), and waits until it is final. It is tried until then, and an
+    /// alarm is raised when that may fail.
+    pub(crate) async fn send_by(
         &self,
+        deadline: u64,
         to: Address,
         value: U256,
         call: impl SolCall,
-    ) -> Result<B256, ClientError> {
-        self.send_data(to, value, Bytes::from(call.abi_encode())).await
+    ) -> Result<B256, SendError> {
+        self.send_call(call_of(to, &call).with_value(value).by(deadline)).await
     }
 
-    /// As [`send`](Self::send), with encoded data.
-    pub(crate) async fn send_data(&self, to: Address, value: U256, data: Bytes) -> Result<B256, ClientError> {
-        let hash = {
-            let _turn = self.turn.lock().await;
-            self.account.submit(&self.rpc, self.network.chain_id, to, value, data).await?
-        };
-        self.account.wait(&self.rpc, hash).await.map(|()| hash)
+    /// Sends any call.
+    pub(crate) async fn send_call(&self, call: Call) -> Result<B256, SendError> {
+        self.wallet.send(call).await.map(|done| done.hash)
+    }
+
+    /// Disputes a claim of a log: announces it, and opens it in a later block, so that nobody can copy it and be first. Does nothing when this
+    /// account disputed it before.
+    pub(crate) async fn dispute(
+        &self,
+        place: Place,
+        logged: LoggedClaim,
+        opening: Bytes,
+    ) -> anyhow::Result<()> {
+        let disputes = self.network.contracts.disputes;
+        let Place { node, size, index, receipt } = place;
+        let tried = Disputes::triedCall { node, receiptId: receipt, challenger: self.me() };
+        if self.rpc.view(disputes, &tried).await? {
+            return Ok(());
+        }
+        let bond = self.rpc.view(disputes, &Disputes::BONDCall {}).await?;
+        let good_for = self.rpc.view(disputes, &Disputes::OPEN_SECONDSCall {}).await?;
+        let salt = B256::from(rand::random::<[u8; 32]>());
+        let hash = announcement(self.me(), &place, &opening, salt);
+        let before = self.rpc.block_time().await?;
+        self.send(disputes, U256::ZERO, Disputes::announceCall { hash }).await?;
+        // What is estimated at the block of the announcement fails.
+        let announced = self.rpc.block_number().await?;
+        while self.rpc.block_number().await? <= announced {
+            tokio::time::sleep(POLL).await;
+        }
+        let call = Disputes::openLoggedCall { node, size, index, logged, opening, salt };
+        self.send_by(before + good_for, disputes, bond, call).await?;
+        Ok(())
     }
 
     /// Whether the ledger lets `auditor` see the receipt: it is drawn to audit it, or to judge it.
@@ -75,9 +134,10 @@ impl Court {
         let pocket = self.rpc.view(self.network.contracts.escrow, &call).await?;
         Ok((U256::from(pocket.taken), U256::from(pocket.held.saturating_sub(pocket.withdrawing))))
     }
+}
 
-    /// What a client signs.
-    pub(crate) fn voucher_digest(&self, voucher: &Voucher) -> B256 {
-        voucher.digest(self.network.chain_id, self.network.contracts.escrow)
-    }
+/// A call of a contract, named after its function.
+pub(crate) fn call_of<C: SolCall>(to: Address, call: &C) -> Call {
+    let name = C::SIGNATURE.split('(').next().unwrap_or_default();
+    Call::new(to, Bytes::from(call.abi_encode())).called(name)
 }

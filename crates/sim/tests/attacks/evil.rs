@@ -5,7 +5,7 @@ use alloy_sol_types::{SolCall, SolEvent as _};
 use api::ports::*;
 use async_trait::async_trait;
 use client::{
-    Account, RpcClient,
+    RpcClient,
     contracts::{Disputes, ModelRegistry, NodeRegistry, ReceiptLog},
 };
 use engine::{
@@ -21,6 +21,7 @@ use std::{
 };
 use tokio::sync::mpsc;
 use types::*;
+use wallet::{Account, Call, Config, Wallet};
 
 /// What a node does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,6 +72,7 @@ pub(crate) struct Evil {
     /// What it runs.
     engine: Engine,
     rpc: RpcClient,
+    wallet: Wallet,
     contracts: SystemContracts,
     state: Arc<Mutex<State>>,
 }
@@ -98,14 +100,16 @@ impl Evil {
         let model = Model::parse(gguf).unwrap();
         let runs = if lie == Lie::OtherWeights { other_weights(gguf) } else { model.clone() };
         let engine = Engine::new(runs, EngineConfig { threads: 1, ..EngineConfig::default() }).unwrap();
-        let account = Account::new(secret).unwrap();
+        let config = Config::new(Account::new(secret).unwrap(), info.network.chain_id);
+        let wallet = Wallet::open(config, Arc::new(rpc.clone())).unwrap();
         let listener = api::bind("127.0.0.1:0".parse().unwrap(), "evil node", "").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let contracts = info.network.contracts;
         let evil = Arc::new(Self {
             lie,
             secret,
-            address: account.address(),
+            address: wallet.address(),
+            wallet,
             chain_id: info.network.chain_id,
             genesis: keccak256(&info.genesis_header),
             model: model.clone(),
@@ -130,7 +134,9 @@ impl Evil {
         {
             let manifest = model.manifest().encode().into();
             let call = ModelRegistry::publishCall { modelId: model_id, manifest, uri: String::new() };
-            evil.send(contracts.model_registry, U256::ZERO, call).await;
+            let fee =
+                evil.rpc.view(contracts.model_registry, &ModelRegistry::PUBLISH_FEECall {}).await.unwrap();
+            evil.send(contracts.model_registry, fee, call).await;
         }
         tokio::spawn(evil.clone().post_roots());
         tokio::spawn(evil.clone().defend());
@@ -138,8 +144,7 @@ impl Evil {
     }
 
     async fn send(&self, to: Address, value: U256, call: impl SolCall) -> B256 {
-        let account = Account::new(self.secret).unwrap();
-        account.send(&self.rpc, self.chain_id, to, value, call.abi_encode().into()).await.unwrap()
+        self.wallet.send(Call::new(to, call.abi_encode()).with_value(value)).await.unwrap().hash
     }
 
     async fn post_roots(self: Arc<Self>) {
@@ -152,14 +157,9 @@ impl Evil {
             };
             if size > posted {
                 let call = ReceiptLog::appendCall { oldSize: posted, newSize: size, root };
-                let account = Account::new(self.secret).unwrap();
-                let to = self.contracts.receipt_log;
+                let call = Call::new(self.contracts.receipt_log, call.abi_encode());
                 // It may have been thrown out by now.
-                if account
-                    .send(&self.rpc, self.chain_id, to, U256::ZERO, call.abi_encode().into())
-                    .await
-                    .is_ok()
-                {
+                if self.wallet.send(call).await.is_ok() {
                     posted = size;
                 }
             }
@@ -207,16 +207,7 @@ impl Evil {
                 let (player, _) = players.get_mut(&id).unwrap();
                 let by = respond(player, &self.model, &game);
                 let call = Disputes::moveCall { id, state, moved: by.encode().into() };
-                let account = Account::new(self.secret).unwrap();
-                let _ = account
-                    .send(
-                        &self.rpc,
-                        self.chain_id,
-                        self.contracts.disputes,
-                        U256::ZERO,
-                        call.abi_encode().into(),
-                    )
-                    .await;
+                let _ = self.wallet.send(Call::new(self.contracts.disputes, call.abi_encode())).await;
             }
         }
     }

@@ -3,9 +3,9 @@
 
 mod evil;
 
-use alloy_primitives::{Address, B256, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use client::{
-    Account, RpcClient,
+    RpcClient,
     contracts::{Disputes, NodeRegistry},
 };
 use evil::{Evil, Lie};
@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
+use wallet::{Account, Call, Config, Wallet};
 
 const COIN: u128 = 1_000_000_000_000_000_000;
 /// Longest time until a lie must be punished.
@@ -155,11 +157,13 @@ async fn every_lie_costs_its_node_half_of_its_stake_and_honesty_costs_nothing() 
     lies.retain(|l| only.as_ref().is_none_or(|o| *o == format!("{l:?}")));
     let rpc = RpcClient::new(&rpc_url);
     let network = rpc.network().await.unwrap().network;
-    let account = Account::new(rich).unwrap();
+    let config = Config::new(Account::new(rich).unwrap(), network.chain_id);
+    let wallet = Wallet::open(config, Arc::new(rpc.clone())).unwrap();
     for (i, _) in lies.iter().enumerate() {
         let secret = keccak256(format!("evil {i}"));
         let to = types::signing::address_of(&secret).unwrap();
-        account.send(&rpc, network.chain_id, to, U256::from(200 * COIN), Default::default()).await.unwrap();
+        let gift = Call::new(to, Bytes::new()).with_value(U256::from(200 * COIN));
+        wallet.send(gift).await.unwrap();
     }
     let mut running = tokio::task::JoinSet::new();
     for (i, lie) in lies.into_iter().enumerate() {

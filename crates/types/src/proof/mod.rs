@@ -1,18 +1,25 @@
-use crate::{FinalityCertificate, Handover, ModelManifest, NetworkConfig, Receipt, Rung, TypesError, limits};
+pub(crate) mod v3;
+
+pub use v3::PROOF_FORMAT_V3;
+
+use crate::{
+    FinalityCertificate, Handover, ModelManifest, NETWORK_VERSION, NetworkConfig, Receipt, Rung, TypesError,
+    Validator, limits, validators::check_order,
+};
 use alloy_primitives::{B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
 
 /// The `format` of proof files that this version reads and writes.
-pub const PROOF_FORMAT: &str = "og-proof/3";
+pub const PROOF_FORMAT: &str = "og-proof/4";
 
-/// Proof file v3: all that is needed to check an answer with no network.
+/// Proof file v4: all that is needed to check an answer with no network.
 ///
 /// The file is JSON with exactly one accepted spelling: [`ProofFile::decode`] rejects bytes that differ from
 /// [`ProofFile::encode`] of what they say. What each part must satisfy is checked in `client::proof`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProofFile {
-    /// Always [`PROOF_FORMAT`].
+    /// [`PROOF_FORMAT`]; [`PROOF_FORMAT_V3`] in a file that was read in the format before.
     pub format: String,
     /// The claim and its evidence.
     pub receipt: Receipt,
@@ -26,6 +33,9 @@ pub struct ProofFile {
     pub ledger: LedgerProof,
     /// The network's configuration; its commitment is in the genesis header.
     pub network: NetworkConfig,
+    /// Instead of the first validators, their [root](NetworkConfig::validators_root): for readers whose trust begins at a checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validators_root: Option<B256>,
     /// RLP of the genesis header; its hash is the network's name.
     pub genesis_header: Bytes,
 }
@@ -64,10 +74,14 @@ pub struct LogProof {
 pub struct LedgerProof {
     /// RLP of the header.
     pub header: Bytes,
-    /// Changes of the validator set from genesis to the set that voted for the header, in order; empty when it never changed.
+    /// Where the reader's trust begins; genesis when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointProof>,
+    /// Changes of the validator set from genesis or the checkpoint to the set that voted for the header, in order.
     pub handovers: Vec<Handover>,
-    /// Quorum of validators that finalised the header.
-    pub certificate: FinalityCertificate,
+    /// Quorum of validators that finalised the header; absent when the header is the checkpoint's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<FinalityCertificate>,
     /// Merkle-Patricia proof of the `ReceiptLog` contract's account under the header's state root (EIP-1186).
     pub account_proof: Vec<Bytes>,
     /// Merkle-Patricia proof of the slot that holds the root of `log.size` under the account's storage root.
@@ -75,6 +89,17 @@ pub struct LedgerProof {
     /// What became of the answer; only for the rung `audited`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditProof>,
+}
+
+/// A final block that the reader of a proof trusts, the checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointProof {
+    /// RLP of its header.
+    pub header: Bytes,
+    /// The validators that the header names, when handovers and the certificate go on from them; empty when the checkpoint is itself the block
+    /// in whose state something is proved.
+    pub members: Vec<Validator>,
 }
 
 /// What the state says about one answer: values of four slots, with their proofs (EIP-1186).
@@ -115,10 +140,10 @@ impl ProofFile {
         Ok(out)
     }
 
-    /// Reads canonical bytes and checks every bound.
+    /// Reads canonical bytes, of this format or of the one before, and checks every bound.
     ///
     /// # Errors
-    /// [`TypesError`] when too long, not JSON of this format, or spelled differently from [`ProofFile::encode`].
+    /// [`TypesError`] when too long, not JSON of such a format, or spelled in another way than the only accepted one.
     pub fn decode(bytes: &[u8]) -> Result<Self, TypesError> {
         let encoding = |detail: String| TypesError::Encoding { what: "proof file", detail };
         if bytes.len() > limits::PROOF_BYTES_MAX {
@@ -128,21 +153,31 @@ impl ProofFile {
                 max: limits::PROOF_BYTES_MAX,
             });
         }
-        let file: Self = serde_json::from_slice(bytes).map_err(|e| encoding(e.to_string()))?;
-        if file.format != PROOF_FORMAT {
-            return Err(encoding(format!(
-                "format is {:?}; this version reads {PROOF_FORMAT:?}",
-                file.format
-            )));
+        #[derive(Deserialize)]
+        struct Format {
+            format: String,
         }
+        let Format { format } = serde_json::from_slice(bytes).map_err(|e| encoding(e.to_string()))?;
+        let file = match format.as_str() {
+            PROOF_FORMAT => {
+                let file: Self = serde_json::from_slice(bytes).map_err(|e| encoding(e.to_string()))?;
+                same_spelling(&file.encode()?, bytes)?;
+                if file.network.version != NETWORK_VERSION {
+                    return Err(encoding(format!(
+                        "format {PROOF_FORMAT:?}, but a network of version {}",
+                        file.network.version
+                    )));
+                }
+                file
+            }
+            PROOF_FORMAT_V3 => v3::decode(bytes)?,
+            _ => {
+                return Err(encoding(format!(
+                    "format is {format:?}; this version reads {PROOF_FORMAT:?} and {PROOF_FORMAT_V3:?}"
+                )));
+            }
+        };
         file.check_bounds()?;
-        let canonical = file.encode()?;
-        if canonical != bytes {
-            let offset = canonical.iter().zip(bytes).position(|(a, b)| a != b);
-            return Err(TypesError::NotCanonical {
-                offset: offset.unwrap_or(canonical.len().min(bytes.len())),
-            });
-        }
         Ok(file)
     }
 
@@ -175,15 +210,68 @@ impl ProofFile {
                 bound("audit proof", proof.len(), limits::TRIE_PROOF_NODES_MAX)?;
             }
         }
-        bound("number of handovers", self.ledger.handovers.len(), limits::HANDOVERS_MAX)?;
-        for handover in &self.ledger.handovers {
+        self.ledger.check_bounds()?;
+        self.receipt.check_bounds()?;
+        self.receipt.claim.sampling.validate()?;
+        match (self.validators_root, &self.ledger.checkpoint) {
+            (None, _) => self.network.check(),
+            (Some(_), Some(_)) if self.network.validators.is_empty() => self.network.check_rules(),
+            (Some(_), _) => Err(TypesError::Encoding {
+                what: "proof file",
+                detail: "the first validators can be left out only behind a checkpoint, and not in part"
+                    .into(),
+            }),
+        }
+    }
+}
+
+impl LedgerProof {
+    /// Checks every bound, and that the parts fit each other: a certificate unless the header is the checkpoint's.
+    ///
+    /// # Errors
+    /// [`TypesError`].
+    pub fn check_bounds(&self) -> Result<(), TypesError> {
+        let bound = |what, size, max| {
+            if size > max { Err(TypesError::TooLarge { what, size, max }) } else { Ok(()) }
+        };
+        bound("number of handovers", self.handovers.len(), limits::HANDOVERS_MAX)?;
+        for handover in &self.handovers {
             bound("header", handover.header.len(), limits::HEADER_BYTES_MAX)?;
             handover.next.check()?;
         }
-        self.receipt.check_bounds()?;
-        self.receipt.claim.sampling.validate()?;
-        self.network.check()
+        let mut vouched = false;
+        if let Some(checkpoint) = &self.checkpoint {
+            bound("header", checkpoint.header.len(), limits::HEADER_BYTES_MAX)?;
+            vouched = checkpoint.header == self.header;
+            if vouched != checkpoint.members.is_empty() {
+                return Err(TypesError::Encoding {
+                    what: "proof file",
+                    detail: "a checkpoint has validators exactly when the header is another block's".into(),
+                });
+            }
+            if !vouched {
+                check_order("validators of the checkpoint", checkpoint.members.iter().map(|v| v.peer))?;
+            }
+        }
+        if vouched != self.certificate.is_none() || (vouched && !self.handovers.is_empty()) {
+            return Err(TypesError::Encoding {
+                what: "proof file",
+                detail:
+                    "either the checkpoint vouches for the header, or validators do: not both, not neither"
+                        .into(),
+            });
+        }
+        Ok(())
     }
+}
+
+/// Refuses bytes that are not the canonical ones.
+fn same_spelling(canonical: &[u8], bytes: &[u8]) -> Result<(), TypesError> {
+    if canonical == bytes {
+        return Ok(());
+    }
+    let offset = canonical.iter().zip(bytes).position(|(a, b)| a != b);
+    Err(TypesError::NotCanonical { offset: offset.unwrap_or(canonical.len().min(bytes.len())) })
 }
 
 /// Numbers that other languages' JSON parsers would round: decimal strings.
