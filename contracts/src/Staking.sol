@@ -189,8 +189,8 @@ contract Staking is ReentrancyGuardTransient {
     /// @notice With fewer turns in an epoch nobody is jailed.
     uint32 public immutable MIN_TURNS;
 
-    /// @notice From what the order of turns in this epoch can be drawn: the randomness of the last epoch's last block; zero
-    /// in epoch 0. It is at storage slot 0, where the chain can read it.
+    /// @notice From what the order of turns in this epoch is drawn: the randomness of the last epoch's last block; zero in
+    /// epoch 0. The chain reads it at storage slot 0.
     bytes32 public turnSeed;
     /// @notice Number of the current epoch; the first one is 0.
     uint64 public epoch;

@@ -55,6 +55,7 @@ sol! {
         function claim();
         function reportEquivocation(bytes evidence);
         function epoch() returns (uint64);
+        function price() returns (uint256);
         function active() returns (ActiveValidator[]);
         function candidates(uint256 offset, uint256 limit) returns (Candidate[]);
         function claimable(address account) returns (uint256);

@@ -79,7 +79,8 @@ impl Block {
     ) -> Result<Self, ConsensusError> {
         let (epoch, view) = (context.round.epoch().get(), context.round.view().get());
         let reveal = secret.reveal(chain.genesis().hash(), epoch, view);
-        let turn = epochs::turn(parent.validators(), &context).ok_or(ConsensusError::UnknownLeader)?;
+        let turn = epochs::turn(parent.validators(), chain.turn_seed(parent)?, &context)
+            .ok_or(ConsensusError::UnknownLeader)?;
         let randomness = finality::randomness(parent.header().mix_hash, &reveal);
         let seal = seal(&context, timestamp_ms, &reveal);
         let built = chain.build(parent, timestamp_ms / 1000, seal, randomness, turn)?;

@@ -236,13 +236,18 @@ impl Chain {
         Ok(built)
     }
 
+    /// What the order of turns is drawn from in the epoch of the block that follows `parent`.
+    pub(crate) fn turn_seed(&self, parent: &Executed) -> Result<B256, ConsensusError> {
+        Ok(ledger::turn_seed(parent, self.ledger.params().staking)?)
+    }
+
     /// Executes `block` on `parent`, checks every header field and remembers its state.
     pub(crate) fn execute(&self, parent: &Executed, block: &Block) -> Result<Executed, ConsensusError> {
         if let Some(known) = self.executed(&block.hash()) {
             return Ok(known);
         }
-        let turn =
-            epochs::turn(parent.validators(), block.context_ref()).ok_or(ConsensusError::UnknownLeader)?;
+        let turn = epochs::turn(parent.validators(), self.turn_seed(parent)?, block.context_ref())
+            .ok_or(ConsensusError::UnknownLeader)?;
         let txs = &block.ledger_block().transactions;
         let chain_id = self.network.chain_id;
         txs.par_iter().filter(|tx| self.checked.peek(tx.tx_hash()).is_none()).for_each(|tx| {

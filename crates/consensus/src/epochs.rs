@@ -5,7 +5,9 @@ use crate::{
     block::Context,
     engine::{self, Scheme},
     keys::{VoteKey, peer_key, vote_key},
+    turns::Order,
 };
+use alloy_primitives::B256;
 use commonware_codec::Encode as _;
 use commonware_consensus::types::Epoch;
 use commonware_cryptography::{
@@ -71,6 +73,23 @@ impl Epochs {
         Ok(Scheme::verifier(&namespace, participants(set)?))
     }
 
+    /// What the order of turns in `epoch` is drawn from; `None` when no state of that epoch is at hand, because it is over or did not begin.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Ledger`] when the state cannot be read.
+    pub(crate) fn turn_seed(&self, epoch: u64) -> Result<Option<B256>, ConsensusError> {
+        let network = self.chain.network();
+        let head = self.chain.head();
+        let first = epoch.saturating_mul(network.epoch_blocks);
+        // The state before any block of the epoch will do.
+        let before = head.number().min(first.saturating_add(network.epoch_blocks - 2));
+        let parent = if before == head.number() { Some(head) } else { self.chain.recent(before) };
+        match parent.filter(|p| network.epoch_of(p.number() + 1) == epoch) {
+            Some(parent) => self.chain.turn_seed(&parent).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// This validator's keys.
     pub(crate) fn secret(&self) -> &ValidatorSecret {
         &self.secret
@@ -129,47 +148,16 @@ pub(crate) fn peers(set: &ValidatorSet) -> Set<PublicKey> {
     Set::from_iter_dedup(set.members.iter().filter_map(|v| peer_key(&v.peer).ok()))
 }
 
-/// The index of the leader of a view: validators take turns, as `RoundRobin` of the engine has it.
-fn leader(epoch: u64, view: u64, validators: usize) -> u64 {
-    epoch.wrapping_add(view) % validators as u64
-}
-
-/// Whose turn a block was, and whose turns passed since its parent. `None` when the leader is not in the set.
-pub(crate) fn turn(set: &ValidatorSet, context: &Context) -> Option<Turn> {
+/// Whose turn a block was, and whose turns passed since its parent. `None` when the leader is not in the set, or it was not its turn.
+pub(crate) fn turn(set: &ValidatorSet, seed: B256, context: &Context) -> Option<Turn> {
     let peer = context.leader.encode();
     let proposer = set.members.iter().position(|v| v.peer.as_slice() == peer.as_ref())? as u64;
-    let (epoch, view) = (context.round.epoch().get(), context.round.view().get());
-    let first = context.parent.0.get().saturating_add(1).max(view.saturating_sub(MISSED_MAX as u64));
-    let missed = (first..view).map(|v| leader(epoch, v, set.members.len())).collect();
-    Some(Turn { proposer, missed })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::keys::tests::config;
-    use commonware_consensus::{
-        simplex::elector::{Elector, RoundRobin},
-        types::{Round, View},
-    };
-    use commonware_cryptography::Sha256;
-
-    #[test]
-    fn leaders_are_those_of_the_engine() {
-        for n in [1, 2, 4, 7] {
-            let set = config(n).first_set();
-            let peers = peers(&set);
-            let elector = commonware_consensus::simplex::elector::Config::<Scheme>::build(
-                RoundRobin::<Sha256>::default(),
-                &peers,
-            );
-            for epoch in 0..5 {
-                for view in 1..30 {
-                    let round = Round::new(Epoch::new(epoch), View::new(view));
-                    let elected = Elector::<Scheme>::elect(&elector, round, ());
-                    assert_eq!(usize::from(elected) as u64, leader(epoch, view, set.members.len()));
-                }
-            }
-        }
+    let view = context.round.view().get();
+    let order = Order::draw(seed, set.members.iter().map(|v| v.peer));
+    if order.leader(view) != proposer {
+        return None;
     }
+    let first = context.parent.0.get().saturating_add(1).max(view.saturating_sub(MISSED_MAX as u64));
+    let missed = (first..view).map(|v| order.leader(v)).collect();
+    Some(Turn { proposer, missed })
 }

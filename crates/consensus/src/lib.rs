@@ -26,6 +26,7 @@ mod flusher;
 mod gossip;
 mod keys;
 mod orchestrator;
+mod turns;
 mod validator;
 
 pub use application::Application;

@@ -4,18 +4,18 @@ use crate::{
     Chain, ConsensusError,
     engine::{Scheme, Timing},
     epochs::{self, Epochs},
+    turns::Drawn,
 };
 use commonware_consensus::{
     CertifiableAutomaton, Relay, Reporter,
     marshal::{core::Mailbox, standard::Standard},
     simplex::{
         self, Floor, Plan,
-        elector::RoundRobin,
         types::{Activity, Context, Finalization},
     },
     types::{Epoch, Height, ViewDelta},
 };
-use commonware_cryptography::{Sha256, certificate::Scheme as _, ed25519::PublicKey, keccak256::Digest};
+use commonware_cryptography::{certificate::Scheme as _, ed25519::PublicKey, keccak256::Digest};
 use commonware_p2p::{
     Blocker, Channel, Manager, Message, Receiver, Sender, TrackedPeers,
     utils::mux::{Builder as _, MuxHandle, Muxer},
@@ -125,8 +125,11 @@ async fn run<E, S, B, M, A, R>(
     loop {
         futures::select! {
             number = committed.next() => {
-                let Some(number) = number else { return };
-                let next = parts.chain.network().epoch_of(number + 1);
+                if number.is_none() {
+                    return;
+                }
+                // The newest one: there is nothing to do in epochs that are over.
+                let next = parts.epochs.current();
                 if next <= epoch {
                     continue;
                 }
@@ -191,6 +194,7 @@ where
         if scheme.me().is_none() {
             info!(epoch, "this node follows without voting in this epoch");
         }
+        let seed = self.epochs.turn_seed(epoch)?.ok_or_else(unknown)?;
         let first = epoch * self.chain.network().epoch_blocks;
         let floor = match self.chain.store().block_hash(first.saturating_sub(1))? {
             Some(hash) => Floor::Genesis(Digest::from(hash.0)),
@@ -210,7 +214,7 @@ where
             simplex::Config {
                 epoch: Epoch::new(epoch),
                 scheme,
-                elector: RoundRobin::<Sha256>::default(),
+                elector: Drawn(seed),
                 blocker: self.blocker.clone(),
                 automaton: self.application.clone(),
                 relay: self.application.clone(),

@@ -45,7 +45,7 @@ pub use guard::{QUERY_GAS_MAX, Queries};
 pub use mempool::{Mempool, Standing};
 pub use query::{CallOutcome, Overrides};
 pub use simulate::Simulated;
-pub use staking::{StakingRules, staking_deployment};
+pub use staking::{StakingRules, staking_deployment, turn_seed};
 pub use state::{Account, AccountProof, State, StorageProof};
 pub use store::{BlockRange, FLUSH_BLOCKS, Flush, Retention, SNAPSHOT_BLOCKS, Store, private_file};
 pub use sync::{Anchor, Cursor, Import, Part};

@@ -1,7 +1,7 @@
 //! The staking contract in the genesis block.
 
-use crate::{Deployment, GenesisAccount};
-use alloy_primitives::{Address, Bytes, U256};
+use crate::{Deployment, Executed, GenesisAccount, LedgerError};
+use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolValue as _, sol};
 use types::ValidatorKey;
 
@@ -13,6 +13,19 @@ sol! {
         uint256 minStake; uint64 unbondingSeconds; uint32 maxValidators; uint256 rewardPerBlock;
         uint32 slashPercent; uint64 jailSeconds; uint32 missPercent; uint32 minTurns;
     }
+}
+
+/// Storage slot of the staking contract with what the order of turns in an epoch is drawn from.
+const TURN_SEED_SLOT: U256 = U256::ZERO;
+
+/// What the order of turns is drawn from in the epoch of the block that follows `parent`: the randomness of the last block of the epoch before,
+/// as the staking contract keeps it; zero in epoch 0 and without a staking contract.
+///
+/// # Errors
+/// [`LedgerError`] when the state cannot be read.
+pub fn turn_seed(parent: &Executed, staking: Option<Address>) -> Result<B256, LedgerError> {
+    let Some(staking) = staking else { return Ok(B256::ZERO) };
+    Ok(parent.state().storage(staking, TURN_SEED_SLOT)?.into())
 }
 
 /// Rules of staking; they never change.

@@ -48,7 +48,10 @@ pub(crate) fn apply(mut cli: Cli) -> anyhow::Result<Cli> {
         Command::Verify(a) => a.network = a.network.or(settings.network),
         Command::Validator { command } => match command {
             ValidatorCommand::Register(a) => fill(&mut a.staking.rpc, RPC_URL, settings.rpc),
-            ValidatorCommand::Exit(a) | ValidatorCommand::Withdraw(a) | ValidatorCommand::Unjail(a) => {
+            ValidatorCommand::Exit(a)
+            | ValidatorCommand::Withdraw(a)
+            | ValidatorCommand::Claim(a)
+            | ValidatorCommand::Unjail(a) => {
                 fill(&mut a.rpc, RPC_URL, settings.rpc);
             }
             ValidatorCommand::Status(a) => fill(&mut a.rpc, RPC_URL, settings.rpc),

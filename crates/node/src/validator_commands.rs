@@ -44,6 +44,9 @@ pub(crate) async fn run(command: ValidatorCommand) -> anyhow::Result<()> {
         ValidatorCommand::Register(args) => register(&args).await,
         ValidatorCommand::Exit(args) => act(&args, Staking::requestExitCall {}, "asked to leave").await,
         ValidatorCommand::Withdraw(args) => act(&args, Staking::withdrawCall {}, "took the stake out").await,
+        ValidatorCommand::Claim(args) => {
+            act(&args, Staking::claimCall {}, "took out what it could claim").await
+        }
         ValidatorCommand::Unjail(args) => act(&args, Staking::unjailCall {}, "is out of jail").await,
         ValidatorCommand::Status(args) => status(&args).await,
     }
@@ -200,6 +203,9 @@ async fn take_state(args: &RunArgs, file: &NetworkFile, url: &str) -> anyhow::Re
     Ok(())
 }
 
+/// Smallest stake of a member in percent of the price of a vote: the contract's `FLOOR_PERCENT`.
+const FLOOR_PERCENT: u64 = 80;
+
 /// Sends a call to the staking contract.
 async fn send(args: &StakingArgs, value: U256, call: impl SolCall) -> anyhow::Result<Address> {
     let keys = Keys::open(&args.data)?;
@@ -233,6 +239,14 @@ async fn register(args: &RegisterArgs) -> anyhow::Result<()> {
     send(&args.staking, stake, call)
         .await
         .context("registering (is the stake at least the contract's minimum?)")?;
+    let price = rpc.view(network.contracts.staking, &Staking::priceCall {}).await?;
+    if stake * U256::from(100) < price * U256::from(FLOOR_PERCENT) {
+        let needed = (price * U256::from(FLOOR_PERCENT)).div_ceil(U256::from(100));
+        outln!(
+            "registered {operator}; its stake is too low to vote: add some, to {needed} wei or more ({FLOOR_PERCENT} % of the price of a vote)"
+        );
+        return Ok(());
+    }
     outln!("registered {operator}; it votes from the next epoch on, if its stake is among the highest");
     Ok(())
 }
@@ -262,7 +276,10 @@ async fn status(args: &StatusArgs) -> anyhow::Result<()> {
         outln!("{:#}", json!({"epoch": epoch, "candidates": list}));
         return Ok(());
     }
-    outln!("epoch {epoch}");
+    let price = rpc.view(staking, &Staking::priceCall {}).await?;
+    outln!(
+        "epoch {epoch}; a vote costs {price} wei, from {FLOOR_PERCENT} % of which on a candidate can be chosen"
+    );
     for c in candidates {
         let state = match (c.tombstoned, c.jailedUntil > 0, c.active) {
             (true, ..) => "slashed",

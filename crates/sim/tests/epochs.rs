@@ -116,6 +116,30 @@ fn a_candidate_joins_votes_and_leaves_and_a_light_client_follows() {
 }
 
 #[test]
+fn each_epoch_has_its_own_order_of_turns() {
+    let setup = Setup { validators: 5, others: 0, epoch_blocks: 20, link: LINK, byzantine: None };
+    simulate(11, setup, async |cluster: Cluster| {
+        cluster.sleep(45).await;
+        let chain = cluster.chain(0);
+        let proposer = |n: u64| chain.recent(n).map(|e| e.header().beneficiary).expect("a recent block");
+        let mut orders = std::collections::BTreeSet::new();
+        let last = chain.head().number() / 20;
+        assert!(last >= 4, "{last} epochs");
+        for epoch in last.saturating_sub(5)..last {
+            // The last ten blocks: everybody's turn twice, in one order.
+            let turns: Vec<_> = (epoch * 20 + 10..epoch * 20 + 20).map(proposer).collect();
+            assert_eq!(turns[..5], turns[5..], "epoch {epoch}");
+            let mut order = turns[..5].to_vec();
+            let first = order.iter().enumerate().min_by_key(|(_, who)| **who).map_or(0, |(i, _)| i);
+            order.rotate_left(first);
+            orders.insert(order);
+        }
+        assert!(orders.len() >= 3, "{orders:?}");
+        cluster.assert_no_fork();
+    });
+}
+
+#[test]
 fn who_votes_twice_is_slashed_and_never_votes_again() {
     let setup =
         Setup { validators: 4, others: 0, epoch_blocks: 10, link: LINK, byzantine: Some(Attack::Equivocate) };

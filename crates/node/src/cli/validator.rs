@@ -16,6 +16,8 @@ pub(crate) enum ValidatorCommand {
     Exit(StakingArgs),
     /// Take the stake out after the unbonding delay.
     Withdraw(StakingArgs),
+    /// Take out what came back of a stake above the largest one, and rewards for reports.
+    Claim(StakingArgs),
     /// Come back from jail.
     Unjail(StakingArgs),
     /// Show the staking contract's candidates.
@@ -51,8 +53,8 @@ pub(crate) struct GenesisArgs {
     /// An account with coins: ADDRESS=COINS. The validators' accounts get ten times the smallest stake.
     #[arg(long = "fund", value_name = "ADDRESS=COINS")]
     pub(crate) funds: Vec<String>,
-    /// Smallest time between blocks in milliseconds.
-    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=60_000))]
+    /// Time between blocks in milliseconds, at most a second; empty blocks are made too, so that clocks in contracts go on.
+    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=1_000))]
     pub(crate) block_time: u64,
     /// Number of blocks after which the set of validators may change.
     #[arg(long, default_value_t = crate::genesis::EPOCH_BLOCKS, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
@@ -136,7 +138,8 @@ pub(crate) struct StakingArgs {
 pub(crate) struct RegisterArgs {
     #[command(flatten)]
     pub(crate) staking: StakingArgs,
-    /// Stake in whole coins.
+    /// Stake in whole coins: 80 to 120 % of the price of a vote, which `og validator status` prints. What is above comes back when the validator is
+    /// chosen (`og validator claim`); further votes need further validators.
     #[arg(long, default_value_t = 1_000)]
     pub(crate) stake: u64,
 }
