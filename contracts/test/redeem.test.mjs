@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { toBeHex } from 'ethers';
-import { bond, client, court, Log, pass, RULES, settle, step, TURN } from './court.mjs';
+import { bond, client, court, dispute, Log, pass, RULES, settle, step, TURN } from './court.mjs';
 import { COIN, person, reverts, seeded, TX_GAS_MAX } from './evm.mjs';
 
 const node = person(1);
@@ -96,8 +96,7 @@ test('redeem: a voucher takes the place of the authorisations that it covers', a
 test('redeem: nobody pays for an answer that was found wrong, or out of an empty pocket', async () => {
   const { all, alice, log, id, redeem } = await ready();
   const c = log.claims[0];
-  const value = RULES.disputes.bond;
-  const { events } = await all.disputes.send(person(5), 'open', [c.claim, c.signature, step(TURN.challengerWon)], value);
+  const { events } = await dispute(all, person(5), { node, ...c }, step(TURN.challengerWon));
   assert.ok(events.length > 0);
   await reverts(redeem(alice.authorisation(node, id(0), 1n, COIN), 0), 'WrongAnswer');
   await all.escrow.send(alice.address, 'requestWithdraw', [node, 10n * COIN]);
