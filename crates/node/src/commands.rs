@@ -115,7 +115,10 @@ fn banner(about: &Value, args: &DevnetArgs) -> String {
     ));
     line(format!("  network    {}  (genesis hash)", text(about, "network")));
     line(format!("  chain id   {}", about["chain_id"]));
-    line(format!("  OpenAI API {}/v1  (proxy: checks every answer)", text(about, "proxy_url")));
+    line(format!(
+        "  OpenAI API {}/v1  (proxy: checks answers before their end is shown)",
+        text(about, "proxy_url")
+    ));
     line(format!("  JSON-RPC   {}", text(about, "rpc_url")));
     line(format!("  model      {}  {}", text(&about["model"], "name"), text(&about["model"], "id")));
     line(format!("  data       {}", text(about, "data")));
@@ -241,16 +244,20 @@ async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let rules = args.browser.rules()?;
     let config = ProxyConfig {
-        rpc_url: args.rpc,
+        ceilings: args.ceilings(),
+        names: args.names()?,
+        rpc_urls: args.rpcs,
         network: args.network,
+        stale_max: Duration::from_secs(args.stale_max),
         data_dir: args.data,
         release_verified: args.release_verified,
         payer,
         idle_max: Duration::from_secs(120),
         replicas: Replicas { nodes: args.replicas, ..Replicas::default() },
     };
-    let running = proxy::start(config, listener, args.browser.rules()?).await?;
+    let running = proxy::start(config, listener, rules).await?;
     outln!("OpenAI API on http://{}/v1, network {}", args.listen, running.proxy.genesis());
     stop_signal().await?;
     running.server.shut_down(PROXY_DRAIN).await;

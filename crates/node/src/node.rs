@@ -22,13 +22,14 @@ use client::{
 use engine::{Engine, Model};
 use signed::SignedProducer;
 use std::{
+    collections::VecDeque,
     net::TcpListener,
     path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::{info, warn};
@@ -39,6 +40,8 @@ use wallet::{Account, Call, Config, SendError, Wallet};
 const POST_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the newest final block is read.
 const ANCHOR_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a block is known here before receipts name it. Proxies look for new blocks twice a second.
+const ANCHOR_LAG: Duration = Duration::from_millis(1500);
 
 /// How often earnings are taken.
 const EARN_INTERVAL: Duration = Duration::from_secs(10);
@@ -248,18 +251,24 @@ impl Operator {
         Ok((finalized.number, finalized.hash))
     }
 
-    /// Keeps the anchor fresh.
+    /// Keeps the anchor fresh, and a little behind the newest block: whoever checks a receipt has the block already.
     async fn follow(self: Arc<Self>, anchor: watch::Sender<Anchor>) {
         let mut ticks = tokio::time::interval(ANCHOR_INTERVAL);
+        let mut recent: VecDeque<(Instant, Anchor)> = VecDeque::new();
         loop {
             ticks.tick().await;
             match self.read_anchor().await {
-                Ok(fresh) => {
-                    if anchor.send(fresh).is_err() {
-                        return;
-                    }
-                }
+                Ok(fresh) => recent.push_back((Instant::now(), fresh)),
                 Err(e) => warn!("cannot read the newest final block: {e}"),
+            }
+            let mut known = None;
+            while let Some((_, old)) = recent.pop_front_if(|(seen, _)| seen.elapsed() >= ANCHOR_LAG) {
+                known = Some(old);
+            }
+            if let Some(known) = known
+                && anchor.send(known).is_err()
+            {
+                return;
             }
         }
     }
@@ -341,6 +350,23 @@ impl Operator {
         }
     }
 
+    /// Takes the prices of single answers whose clients went away.
+    async fn redeem(&self, till: &Till, posted: u64) -> anyhow::Result<()> {
+        let gas_price: U256 = self.rpc.call("eth_gasPrice", serde_json::json!([])).await?;
+        for redemption in till.redemptions(posted, gas_price)? {
+            let call = Call::new(self.network.contracts.escrow, redemption.call).called("redeem");
+            match self.court.send_call(call.within(EARN_INTERVAL)).await {
+                Ok(_) => {
+                    till.redeemed(redemption.client, redemption.sequence)?;
+                    info!(client = %redemption.client, "took the price of an answer without a voucher");
+                }
+                // It is tried again until it is too late.
+                Err(e) => warn!(client = %redemption.client, "an authorisation was not taken: {e}"),
+            }
+        }
+        Ok(())
+    }
+
     async fn earn_once(&self, till: &Till, released: &mut U256) -> anyhow::Result<()> {
         let escrow = self.network.contracts.escrow;
         let posted = self.posted.load(Ordering::Acquire);
@@ -349,6 +375,9 @@ impl Operator {
         {
             self.court.send_call(Call::new(escrow, call).called("settle")).await?;
             info!("took what clients have promised");
+        }
+        if posted > 0 {
+            self.redeem(till, posted).await?;
         }
         let node = self.court.me();
         // Bonds of those who were wrong about this node. Both judges keep their books in the same way.

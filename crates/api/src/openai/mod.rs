@@ -7,6 +7,7 @@ mod embeddings;
 mod error;
 mod generate;
 mod metrics;
+mod outline;
 pub mod render;
 mod request;
 mod reveal;
@@ -21,6 +22,7 @@ use axum::{
     routing::{get, post},
 };
 pub use embeddings::render_embeddings;
+pub use outline::{Invalid, Outline};
 pub use request::{EmbeddingsRequest, Endpoint, GenerateRequest};
 pub use tools::{Piece, ToolParser};
 
@@ -163,9 +165,9 @@ async fn audit(
 
 /// Takes a payment for answers that were given.
 async fn pay(State(s): State<Shared>, headers: HeaderMap) -> Result<Response, Fault> {
-    let payment = generate::header(&headers, "og-payment")?;
-    let payment = payment.ok_or_else(|| Fault::invalid("og-payment", "the header og-payment is missing"))?;
-    s.inference.pay(payment).await?;
+    let promise = generate::header(&headers, "og-voucher")?;
+    let promise = promise.ok_or_else(|| Fault::invalid("og-voucher", "the header og-voucher is missing"))?;
+    s.inference.pay(promise).await?;
     Ok(Json(json!({"status": "ok"})).into_response())
 }
 

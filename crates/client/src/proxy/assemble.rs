@@ -2,15 +2,16 @@ use super::{Answered, Proxy};
 use crate::{
     ClientError,
     check::{Check, Checks},
-    contracts::ReceiptLog,
+    contracts::{ReceiptLog, receipt_log_slot},
     light::Checkpoint,
     proof::check_proof,
     rpc::{read_bounded, unreachable_at},
     trust::Trust,
 };
+use alloy_primitives::U256;
 use serde::{Deserialize, de::DeserializeOwned};
 use std::time::{Duration, Instant};
-use types::{Address, Bytes, LogProof, ModelManifest, PROOF_FORMAT, ProofFile, Receipt, ReceiptId, Rung};
+use types::{Address, Bytes, LogProof, ModelManifest, PROOF_FORMAT, ProofFile, Receipt, ReceiptId, Rung, merkle};
 
 const POLL: Duration = Duration::from_millis(200);
 /// Most batches of a log that are searched.
@@ -59,6 +60,29 @@ impl Proxy {
         }
     }
 
+    /// Whether an answer is in its node's log under a root that the ledger has, proved. False when the node has not posted it yet.
+    pub(super) async fn is_logged(&self, id: ReceiptId) -> Result<bool, ClientError> {
+        let answered = self.store.get(id)?;
+        let receipt = Receipt::decode(&answered.receipt)?;
+        let node = receipt.claim.node;
+        let base = &self.directory.endpoint(node).unwrap_or(answered.endpoint);
+        let logged: LoggedReceipt = self.get(&format!("{base}/og/v1/receipts/{id}")).await?;
+        let posted: PostedLog = self.get(&format!("{base}/og/v1/log/checkpoint")).await?;
+        let (index, size) = (logged.index, posted.posted_size);
+        if size <= index {
+            return Ok(false);
+        }
+        let url = format!("{base}/og/v1/log/inclusion?index={index}&size={size}");
+        let log: LogProof = self.get(&url).await?;
+        // The leaf is that of the receipt that we hold, whatever the node shows.
+        let leaf = merkle::leaf_hash(&receipt.log_leaf()?);
+        let root = merkle::root_from_path(leaf, index, size, &log.path)?;
+        let contract = self.network().network.contracts.receipt_log;
+        let head = self.ledger.head()?;
+        let slots = self.ledger.slots(head, contract, &[receipt_log_slot(node, size)]).await?;
+        Ok(slots.values.first() == Some(&U256::from_be_bytes(root.0)))
+    }
+
     async fn assemble(
         &self,
         id: ReceiptId,
@@ -67,7 +91,6 @@ impl Proxy {
     ) -> Result<Vec<u8>, ClientError> {
         let receipt = Receipt::decode(&answered.receipt)?;
         // A node may have moved since it answered.
-        self.directory.refresh().await?;
         let base = &self.directory.endpoint(receipt.claim.node).unwrap_or_else(|| answered.endpoint.clone());
         let logged: LoggedReceipt = self.get(&format!("{base}/og/v1/receipts/{id}")).await?;
         // Evidence may have been added since; the log is about the claim and its signature.
@@ -88,8 +111,9 @@ impl Proxy {
         }
         let url = format!("{base}/og/v1/log/inclusion?index={}&size={size}", logged.index);
         let log: LogProof = self.get(&url).await?;
-        let ledger = self.rpc.receipt_log_proof(receipt.claim.node, size, answer, checkpoint).await?;
-        let mut network = self.network.network.clone();
+        let ledger =
+            self.ledger.rpc().receipt_log_proof(receipt.claim.node, size, answer, checkpoint).await?;
+        let mut network = self.network().network.clone();
         // Who trusts a checkpoint does not need the first validators.
         let validators_root = ledger.checkpoint.is_some().then(|| network.validators_root());
         if validators_root.is_some() {
@@ -104,11 +128,11 @@ impl Proxy {
             ledger,
             network,
             validators_root,
-            genesis_header: self.network.genesis_header.clone(),
+            genesis_header: self.network().genesis_header.clone(),
         }
         .encode()?;
         // Never hand out a proof that does not check.
-        let trust = Trust { checkpoint, ..Trust::from_genesis(self.genesis) };
+        let trust = Trust { checkpoint, ..Trust::from_genesis(self.genesis()) };
         let report = check_proof(&bytes, &trust, &self.registry);
         match report.checks.first_failure() {
             None => Ok(bytes),
@@ -124,9 +148,9 @@ impl Proxy {
 
     /// Size of the first posted log of `node` that has `index`, searched back from `size`.
     async fn batch_of(&self, node: Address, mut size: u64, index: u64) -> Result<u64, ClientError> {
-        let log = self.network.network.contracts.receipt_log;
+        let log = self.network().network.contracts.receipt_log;
         for _ in 0..BATCHES_MAX {
-            let batch = self.rpc.view(log, &ReceiptLog::batchCall { node, size }).await?;
+            let batch = self.ledger.rpc().view(log, &ReceiptLog::batchCall { node, size }).await?;
             if batch.previousSize <= index {
                 break;
             }
