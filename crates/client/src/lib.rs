@@ -27,6 +27,8 @@ pub mod chat;
 #[cfg(not(target_family = "wasm"))]
 pub mod directory;
 #[cfg(not(target_family = "wasm"))]
+pub mod endpoint;
+#[cfg(not(target_family = "wasm"))]
 mod error;
 #[cfg(not(target_family = "wasm"))]
 mod files;

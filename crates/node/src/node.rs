@@ -62,6 +62,8 @@ pub(crate) struct NodeConfig {
     pub(crate) require_payment: bool,
     /// Hosts and pages that are answered, besides loopback names, the listening address and the endpoint.
     pub(crate) browser: api::http::BrowserRules,
+    /// What one peer may take of the server.
+    pub(crate) limits: api::http::PeerLimits,
 }
 
 /// A running node.
@@ -154,7 +156,11 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
     let service = Arc::new(InferenceService::new(engine, identity, log, anchor, posted, till.clone(), court));
     let router = api::openai::router(service.clone()).merge(api::tlog::log_router(Arc::new(tiles)));
     let rules = config.browser.clone().known_as(&config.endpoint);
-    let server = api::serve_with(listener, router, rules)?;
+    let server = api::serve_with(
+        listener,
+        router,
+        api::ServeOptions { browser: rules, limits: config.limits, ..api::ServeOptions::default() },
+    )?;
     let operator = Arc::new(operator);
     let tasks = vec![
         tokio::spawn(operator.clone().follow(anchor_sender)),

@@ -153,6 +153,8 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         rpc_config: RpcConfig {
             debug: args.rpc_debug,
             browser: args.browser.rules()?,
+            limits: args.limits.limits(),
+            calls: args.calls.limits(),
             ..RpcConfig::default()
         },
     };

@@ -122,7 +122,8 @@ impl Proxy {
         let purse = match &config.payer {
             Some(payer) => {
                 let (rpc, network) = (ledger.rpc().clone(), ledger.network().network.clone());
-                Some(Purse::open(payer.clone(), rpc, network, ledger.genesis(), dir.join("owed.totals"))?)
+                let path = dir.join("owed.totals");
+                Some(Purse::open(payer.clone(), rpc, network, ledger.genesis(), path)?)
             }
             None => None,
         };

@@ -1,12 +1,15 @@
 mod bench;
 mod browser;
+mod limits;
 mod proxy;
 mod validator;
 
 pub(crate) use bench::{
-    BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchStateArgs, BenchTrustArgs, MakeGgufArgs,
+    BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchRpcFloodArgs, BenchStateArgs, BenchTrustArgs,
+    MakeGgufArgs,
 };
 pub(crate) use browser::BrowserArgs;
+pub(crate) use limits::{CallArgs, LimitArgs};
 pub(crate) use proxy::ProxyArgs;
 pub(crate) use validator::{
     GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand,
@@ -225,6 +228,8 @@ pub(crate) struct NodeArgs {
     pub(crate) drain_timeout: u64,
     #[command(flatten)]
     pub(crate) browser: BrowserArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-use super::BrowserArgs;
+use super::{BrowserArgs, LimitArgs};
 use anyhow::Context as _;
 use clap::Args;
 use client::Ceilings;
@@ -67,6 +67,8 @@ pub(crate) struct ProxyArgs {
     pub(crate) replicas: u8,
     #[command(flatten)]
     pub(crate) browser: BrowserArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
 }
 
 impl ProxyArgs {

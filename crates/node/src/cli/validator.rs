@@ -1,4 +1,4 @@
-use super::BrowserArgs;
+use super::{BrowserArgs, CallArgs, LimitArgs};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -116,6 +116,10 @@ pub(crate) struct RunArgs {
     pub(crate) sync: Option<String>,
     #[command(flatten)]
     pub(crate) browser: BrowserArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) calls: CallArgs,
 }
 
 #[derive(Debug, Args)]
