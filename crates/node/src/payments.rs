@@ -11,7 +11,9 @@ use crate::{
 use alloy_sol_types::SolCall as _;
 use api::ports::{InferenceFault, Payment, Promise};
 use book::{Book, Pocket};
-use client::contracts::{Escrow, Escrow::Authorisation as EscrowAuthorisation, Escrow::Voucher as EscrowVoucher, LoggedClaim};
+use client::contracts::{
+    Escrow, Escrow::Authorisation as EscrowAuthorisation, Escrow::Voucher as EscrowVoucher, LoggedClaim,
+};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -276,7 +278,7 @@ impl Till {
         }
         let worth = gas_price.saturating_mul(U256::from(REDEEM_GAS));
         let mut calls = Vec::new();
-        for (slip, price) in overdue.into_iter().filter(|(_, price)| *price > worth) {
+        for (slip, _) in overdue.into_iter().filter(|(_, price)| *price > worth) {
             let Some((receipt, index)) = self.log.get(slip.receipt)? else { continue };
             let Some(proof) = self.log.inclusion(index, log_size) else { continue };
             let authorisation = EscrowAuthorisation {

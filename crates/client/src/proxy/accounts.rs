@@ -19,8 +19,14 @@ pub(super) struct Answer {
 enum Entry {
     /// The request is under way. After a restart nothing is owed for it.
     Asked,
-    Answered { id: ReceiptId, price: U256, since: u64 },
-    Settled { price: U256 },
+    Answered {
+        id: ReceiptId,
+        price: U256,
+        since: u64,
+    },
+    Settled {
+        price: U256,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

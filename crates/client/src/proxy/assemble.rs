@@ -11,7 +11,9 @@ use crate::{
 use alloy_primitives::U256;
 use serde::{Deserialize, de::DeserializeOwned};
 use std::time::{Duration, Instant};
-use types::{Address, Bytes, LogProof, ModelManifest, PROOF_FORMAT, ProofFile, Receipt, ReceiptId, Rung, merkle};
+use types::{
+    Address, Bytes, LogProof, ModelManifest, PROOF_FORMAT, ProofFile, Receipt, ReceiptId, Rung, merkle,
+};
 
 const POLL: Duration = Duration::from_millis(200);
 /// Most batches of a log that are searched.

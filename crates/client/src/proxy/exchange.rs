@@ -1,10 +1,6 @@
 //! One request at one node: what is sent, and the checks of what comes back.
 
-use super::{
-    Answered, Proxy, Purse,
-    budget::Reservation,
-    purse::Ticket,
-};
+use super::{Answered, Proxy, Purse, budget::Reservation, purse::Ticket};
 use crate::{
     ClientError, Offer, Refusal,
     check::{Check, Checks, Known, Outcome, check_answer},

@@ -81,8 +81,7 @@ impl Purse {
             .kept_in(path.with_extension("calls.redb"))
             .patient_for(DEPOSIT_MAX);
         let wallet = Wallet::open(config, Arc::new(rpc.clone())).map_err(SendError::from)?;
-        let domain =
-            EscrowDomain { chain_id: network.chain_id, genesis, escrow: network.contracts.escrow };
+        let domain = EscrowDomain { chain_id: network.chain_id, genesis, escrow: network.contracts.escrow };
         let (accounts, filling) = (Arc::new(Mutex::new(accounts)), tokio::sync::Mutex::default());
         Ok(Self { wallet, payer, rpc, domain, path, accounts, filling })
     }

@@ -22,7 +22,8 @@ use std::{
     time::Duration,
 };
 use types::{
-    Authorisation, Claim, EscrowDomain, Evidence, Receipt, ReceiptId, Rung, Seal, Tokens, commit_bytes, commit_tokens,
+    Authorisation, Claim, EscrowDomain, Evidence, Receipt, ReceiptId, Rung, Seal, Tokens, commit_bytes,
+    commit_tokens,
     replica::{Commitment, RevealRequest, Revealed, commitment},
     signing,
 };
@@ -127,7 +128,8 @@ impl Network {
     fn owed_now(&self) -> HashMap<Address, U256> {
         let bytes = std::fs::read(self.folder("proxy").join("owed.totals")).unwrap_or_default();
         let accounts: HashMap<Address, Value> = serde_json::from_slice(&bytes).unwrap_or_default();
-        let price = |entry: &Value| entry["Answered"]["price"].as_str().map_or(U256::ZERO, |p| p.parse().unwrap());
+        let price =
+            |entry: &Value| entry["Answered"]["price"].as_str().map_or(U256::ZERO, |p| p.parse().unwrap());
         let owed = |account: &Value| account["open"].as_object().unwrap().values().map(price).sum();
         accounts.iter().map(|(node, account)| (*node, owed(account))).collect()
     }
@@ -188,7 +190,8 @@ fn say(node: &Node, stream: bool) -> (String, Vec<u32>) {
 /// Reads the authorisation of a request; who gave it. It is signed for this node and this request.
 fn authorised_by(node: &Node, headers: &HeaderMap, receipt: ReceiptId) -> Option<Address> {
     let payment = headers.get("og-payment")?.to_str().unwrap();
-    let [client, max_price, sequence, expiry, signature] = payment.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let [client, max_price, sequence, expiry, signature] =
+        payment.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let client = client.parse().unwrap();
     let signature: alloy_primitives::Bytes = signature.parse().unwrap();
     let config = &node.shared.config;

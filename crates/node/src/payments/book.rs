@@ -221,3 +221,78 @@ impl Book {
         (overdue, lost)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use types::{B256, ReceiptId};
+
+    const CLIENT: Address = Address::repeat_byte(1);
+
+    fn slip(sequence: u64) -> Slip {
+        Slip {
+            client: CLIENT,
+            receipt: ReceiptId(B256::from(U256::from(sequence))),
+            max_price: U256::from(100),
+            sequence,
+            expiry: 10,
+            signature: Bytes::new(),
+        }
+    }
+
+    fn pocket(taken: u64, held: u64) -> Pocket {
+        Pocket { taken: U256::from(taken), held: U256::from(held), at: Instant::now() }
+    }
+
+    #[test]
+    fn a_pocket_pays_for_all_that_is_under_way_logged_and_promised() {
+        let (mut book, hundred) = (Book::default(), U256::from(100));
+        let poor = book.enter(&slip(1), hundred, pocket(0, 99));
+        assert!(
+            matches!(poor, Err(Refusal::Poor { .. })) && book.pocket(CLIENT).is_none(),
+            "nothing is kept"
+        );
+        book.enter(&slip(1), hundred, pocket(0, 200)).unwrap();
+        book.enter(&slip(2), hundred, pocket(0, 200)).unwrap();
+        assert!(matches!(book.enter(&slip(3), U256::from(1), pocket(0, 200)), Err(Refusal::Poor { .. })));
+        assert_eq!(book.enter(&slip(2), U256::ZERO, pocket(0, 900)), Err(Refusal::Used(2)));
+        book.logged(CLIENT, 1, U256::from(30));
+        book.left(CLIENT, 1);
+        book.left(CLIENT, 2);
+        // The first costs 30 and the second nothing.
+        book.enter(&slip(3), U256::from(170), pocket(0, 200)).unwrap();
+        let few = book.take(CLIENT, U256::from(29), 2, Bytes::new());
+        assert!(matches!(few, Err(Refusal::TooLittle { .. })), "{few:?}");
+        book.take(CLIENT, U256::from(30), 2, Bytes::new()).unwrap();
+        assert_eq!(book.take(CLIENT, U256::from(30), 2, Bytes::new()), Err(Refusal::Used(2)));
+        assert_eq!(book.take(CLIENT, U256::from(99), 1, Bytes::new()), Err(Refusal::Used(1)), "it goes back");
+        assert_eq!(book.enter(&slip(2), U256::ZERO, pocket(0, 900)), Err(Refusal::Used(2)), "it is covered");
+        assert_eq!(book.due(9).len(), 1);
+        book.saw(CLIENT, pocket(30, 170));
+        assert!(book.due(9).is_empty());
+    }
+
+    #[test]
+    fn strangers_are_not_kept() {
+        let mut book = Book::default();
+        let stranger = book.take(CLIENT, U256::MAX, u64::MAX, Bytes::new());
+        assert_eq!(stranger, Err(Refusal::Stranger(CLIENT)));
+        assert!(book.0.is_empty());
+    }
+
+    #[test]
+    fn what_nobody_vouches_for_is_redeemed_after_its_expiry_and_forgotten_after_the_window() {
+        let mut book = Book::default();
+        book.enter(&slip(1), U256::from(50), pocket(0, 100)).unwrap();
+        assert!(book.overdue(11, 5).0.is_empty(), "it is not logged");
+        book.logged(CLIENT, 1, U256::from(40));
+        assert!(book.overdue(10, 5).0.is_empty());
+        assert_eq!(book.overdue(11, 5), (vec![(slip(1), U256::from(40))], vec![]));
+        assert_eq!(book.overdue(16, 5), (vec![], vec![(CLIENT, 1)]));
+        // Vouchers are settled first.
+        book.enter(&slip(2), U256::from(50), pocket(0, 100)).unwrap();
+        book.take(CLIENT, U256::from(40), 1, Bytes::new()).unwrap();
+        book.logged(CLIENT, 2, U256::from(40));
+        assert_eq!(book.overdue(11, 5), (vec![], vec![]));
+    }
+}
