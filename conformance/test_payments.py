@@ -18,6 +18,8 @@ from devnet import OG, Devnet, free_port
 
 # A node settles every ten seconds.
 SETTLE = 30
+# Price of a generated token of the dear node, in wei: near the registry's highest.
+DEAR = 5 * 10**12
 
 
 class Wallet:
@@ -160,7 +162,7 @@ def test_strangers_promises_are_not_kept(paid):
 
 @pytest.fixture(scope="module")
 def dear(tmp_path_factory):
-    """A node whose tokens are so dear that one answer is more than a client may owe, and which serves nobody for nothing."""
+    """A node whose tokens are dear enough that an answer is worth a transaction, and which serves nobody for nothing."""
     folder = tmp_path_factory.mktemp("dear")
     net = Devnet(folder / "net", "--validators", "1", "--nodes", "1", "--auditors", "0")
     net.folder.mkdir()
@@ -182,7 +184,7 @@ def dear(tmp_path_factory):
             "--listen",
             f"127.0.0.1:{port}",
             "--price-output",
-            10**15,
+            DEAR,
             "--require-payment",
         ]
         with (folder / "node.log").open("wb") as log:
@@ -209,16 +211,34 @@ def test_a_voucher_must_pay_for_what_was_logged(dear):
     escrow = Web3.to_checksum_address(net.ready["contracts"]["Escrow"])
     key = fund(w3, net, 10 * COIN)
     wallet = Wallet(key, address, url, net, escrow)
-    assert httpx.post(f"{url}/v1/chat/completions", content=wallet.body, timeout=120).status_code == 402, "it wants to be paid"
+    free = httpx.post(f"{url}/v1/chat/completions", json=json.loads(wallet.body), timeout=120)
+    refused(free, "it wants to be paid")
     data = Web3.keccak(text="deposit(address)")[:4] + bytes(12) + bytes.fromhex(address[2:])
     assert send(w3, key, to=escrow, data=data, value=COIN, gas=200_000)["status"] == 1
     first = wallet.buy()
     assert first.status_code == 200, first.text
-    due = price_of(first, 10**9, 10**15)
+    due = price_of(first, 10**9, DEAR)
     refused(wallet.pay(wallet.promise(due - 1)))
     assert wallet.pay(wallet.promise(due)).status_code == 200
     refused(wallet.pay(wallet.promise(due)), "the same again")
     assert wallet.buy().status_code == 200
+
+
+def test_an_answer_that_nobody_vouches_for_is_redeemed(dear):
+    """A client that goes away without a voucher pays the price of its logged answer once its authorisation has expired."""
+    net, url, address = dear
+    w3 = connect(net)
+    escrow = Web3.to_checksum_address(net.ready["contracts"]["Escrow"])
+    key = fund(w3, net, 10 * COIN)
+    wallet = Wallet(key, address, url, net, escrow)
+    data = Web3.keccak(text="deposit(address)")[:4] + bytes(12) + bytes.fromhex(address[2:])
+    assert send(w3, key, to=escrow, data=data, value=COIN, gas=200_000)["status"] == 1
+    answer = wallet.buy(expiry=int(time.time()) + 3)
+    assert answer.status_code == 200, answer.text
+    topic = Web3.keccak(text="Redeemed(address,address,bytes32,uint64,uint256)")
+    where = {"address": escrow, "fromBlock": 0, "topics": [topic, "0x" + bytes(12).hex() + key.address[2:].lower()]}
+    (event,) = until(lambda: w3.eth.get_logs(where), 60, "the node redeems the authorisation")
+    assert int.from_bytes(event["data"][32:]) == price_of(answer, 10**9, DEAR)
 
 
 def test_earnings_are_released_after_the_window(paid, contracts, node_api, w3):
