@@ -6,7 +6,7 @@ pub(crate) mod chain;
 pub(crate) mod group;
 mod plain;
 
-use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes};
 use alloy_sol_types::SolCall as _;
 use axum::{
     Json, Router,
@@ -25,7 +25,7 @@ pub(crate) use plain::Attack;
 use plain::{Plain, answer, receipt};
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -366,6 +366,7 @@ fn view(s: &Shared, lie: Lie, input: &[u8]) -> Vec<u8> {
             refunded: 0,
             withdrawing: 0,
             withdrawAt: 0,
+            sequence: 0,
         }),
         other => panic!("{other:?}"),
     }
