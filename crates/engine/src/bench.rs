@@ -1,5 +1,7 @@
 //! Speed of an engine, measured as a client sees it: whole jobs through the scheduler, sampling and trace included.
 
+pub mod device;
+
 use crate::{Choosing, Engine, EngineConfig, EngineError, Event, Job, Model, replay};
 use std::{
     ops::ControlFlow,
@@ -85,14 +87,22 @@ fn run(engine: &Engine, prompts: Vec<Vec<u32>>, generate: usize) -> Result<Vec<R
 /// # Errors
 /// [`EngineError`] when the model cannot run the test.
 pub fn measure(model: &Arc<Model>, config: EngineConfig, test: Test) -> Result<f64, EngineError> {
-    let threads = config.threads;
-    let engine = Engine::new(model.clone(), EngineConfig { prefix_cache: false, ..config })?;
+    let config = EngineConfig { prefix_cache: false, ..config };
+    measure_on(&Engine::new(model.clone(), config.clone())?, &config, test)
+}
+
+/// As [`measure`], on an engine that runs with `config` and should have no prefix cache.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_on(engine: &Engine, config: &EngineConfig, test: Test) -> Result<f64, EngineError> {
+    let model = engine.model();
     // Wakes the threads and fills the caches.
-    run(&engine, vec![prompt(model, 99, 8)], 2)?;
+    run(engine, vec![prompt(model, 99, 8)], 2)?;
     match test {
         Test::Decode { batch, generate } => {
             let prompts = (0..batch).map(|i| prompt(model, i, DECODE_PROMPT)).collect();
-            let runs = run(&engine, prompts, generate)?;
+            let runs = run(engine, prompts, generate)?;
             // All have begun when the last one has.
             let from = runs.iter().map(|r| r.first).max().unwrap_or_else(Instant::now);
             let to = runs.iter().map(|r| r.end).max().unwrap_or(from);
@@ -100,18 +110,18 @@ pub fn measure(model: &Arc<Model>, config: EngineConfig, test: Test) -> Result<f
         }
         Test::Prefill { prompt: len } => {
             let began = Instant::now();
-            let runs = run(&engine, vec![prompt(model, 0, len)], 1)?;
+            let runs = run(engine, vec![prompt(model, 0, len)], 1)?;
             Ok(len as f64 / seconds(runs[0].first - began))
         }
         Test::Replay { prompt: len, generate } => {
             let prompt = prompt(model, 0, len);
             let began = Instant::now();
-            let runs = run(&engine, vec![prompt.clone()], generate)?;
+            let runs = run(engine, vec![prompt.clone()], generate)?;
             let generation = runs[0].end - began;
             let eos = (model.tokenizer().end_of_turn(), -100.0);
             let by = Choosing { logit_bias: vec![eos], ..Choosing::new(Sampling::GREEDY) };
             let began = Instant::now();
-            let found = replay::replay_on(model, &prompt, &runs[0].tokens, by, None, threads)?;
+            let found = replay::replay_on(model, &prompt, &runs[0].tokens, by, None, config)?;
             let ratio = seconds(began.elapsed()) / seconds(generation);
             assert_eq!(found.first_difference, None, "an honest answer replays");
             Ok(ratio)

@@ -69,6 +69,9 @@ pub enum EngineError {
     /// The engine is shutting down.
     #[error("the engine has stopped")]
     Stopped,
+    /// The device that should compute is not there, or failed.
+    #[error("the device does not compute: {0}")]
+    Device(String),
     /// The model produced NaN.
     #[error("the model produced a logit that is not a number at position {position}")]
     NotANumber {

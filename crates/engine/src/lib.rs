@@ -27,10 +27,11 @@ mod template;
 mod tokenizer;
 mod trace;
 
+pub use arch::device::DeviceChoice;
 pub use constraint::{Constraint, GRAMMAR_VERSION};
 pub use error::EngineError;
 pub use model::{ChatMessage, Model, Progress, Role, ToolCall};
-pub use replay::{Replay, replay, replay_with_logprobs};
+pub use replay::{Replay, replay, replay_on, replay_with_logprobs};
 pub use sampler::{Choosing, TokenLogprobs};
 pub use scheduler::{
     Completion, Engine, EngineConfig, Event, FinishReason, Job, OnEmbedding, OnEvent, Stats,

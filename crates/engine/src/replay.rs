@@ -1,11 +1,11 @@
 use crate::{
     EngineConfig, EngineError, Model,
-    arch::{Backend, Row, decoder::Scratch},
+    arch::{Ask, Backend, Given, Row, decoder::Scratch, device::Device},
     kv::KvCache,
     sampler::{Choosing, Sampler, TokenLogprobs, logprobs},
     scheduler::check,
 };
-use kernels::{Isa, Pool};
+use kernels::Isa;
 use types::{B256, merkle};
 
 /// Rows of one forward pass of a replay.
@@ -44,17 +44,20 @@ pub fn replay_with_logprobs(
     by: Choosing,
     top: Option<u8>,
 ) -> Result<Replay, EngineError> {
-    replay_on(model, prompt, tokens, by, top, EngineConfig::default().threads)
+    replay_on(model, prompt, tokens, by, top, &EngineConfig::default())
 }
 
-/// As [`replay_with_logprobs`], on a number of threads.
-pub(crate) fn replay_on(
+/// As [`replay_with_logprobs`], on the threads and device that `config` names.
+///
+/// # Errors
+/// As [`replay`], and [`EngineError::Device`].
+pub fn replay_on(
     model: &Model,
     prompt: &[u32],
     tokens: &[u32],
     by: Choosing,
     top: Option<u8>,
-    threads: usize,
+    config: &EngineConfig,
 ) -> Result<Replay, EngineError> {
     let decoder = model.decoder()?;
     check(model, prompt, &by.sampling)?;
@@ -66,7 +69,9 @@ pub(crate) fn replay_on(
     if total > model.context_length() {
         return Err(EngineError::PromptTooLong { tokens: total, max: model.context_length() });
     }
-    let backend = Backend { isa: Isa::best(), pool: Pool::new(threads) };
+    let device = Device::open(config.device, decoder, KvCache::pages_for(total))?;
+    let isa = config.isa.unwrap_or_else(Isa::best);
+    let backend = Backend { device, ..Backend::cpu(isa, config.threads.max(1)) };
     let fed: Vec<u32> = prompt.iter().chain(tokens).copied().take(total.saturating_sub(1)).collect();
     let rows: Vec<_> = fed
         .iter()
@@ -78,14 +83,15 @@ pub(crate) fn replay_on(
             wants_logits: position + 1 >= prompt.len() && !tokens.is_empty(),
         })
         .collect();
-    let mut cache = KvCache::new(decoder.spec.kv_shape());
+    let mut cache = backend.cache(decoder.spec.kv_shape());
     let mut sampler = Sampler::new(by);
     let mut scratch = Scratch::default();
     let mut found =
         Replay { first_difference: None, chosen: None, trace_root: B256::ZERO, logprobs: Vec::new() };
     let mut index = 0;
     for chunk in rows.chunks(CHUNK) {
-        for mut logits in decoder.forward(&backend, chunk, &mut [&mut cache], &mut scratch) {
+        for given in decoder.forward(&backend, chunk, &mut [&mut cache], Ask::Logits, &mut scratch)? {
+            let Given::Logits(mut logits) = given else { continue };
             if logits.iter().any(|l| !l.is_finite()) {
                 return Err(EngineError::NotANumber { position: prompt.len() + index - 1 });
             }

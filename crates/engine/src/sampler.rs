@@ -81,9 +81,21 @@ impl Sampler {
         if let Some(constraint) = &mut self.by.constraint {
             constraint.accept(token)?;
         }
+        self.note(token);
+        Ok(token)
+    }
+
+    /// The biases, when the next token is the one of the largest logit after them and nothing else counts.
+    pub(crate) fn greedy_biases(&self) -> Option<&[(u32, f32)]> {
+        let p = &self.by.sampling;
+        let plain = p.temperature == 0.0 && p.presence_penalty == 0.0 && p.frequency_penalty == 0.0;
+        (plain && self.by.constraint.is_none()).then_some(&self.by.logit_bias)
+    }
+
+    /// Notes a token that was chosen elsewhere as [`greedy_biases`](Self::greedy_biases) says.
+    pub(crate) fn note(&mut self, token: u32) {
         *self.counts.entry(token).or_default() += 1;
         self.drawn += 1;
-        Ok(token)
     }
 
     fn choose(&self, logits: &[f32]) -> u32 {

@@ -39,7 +39,7 @@ pub use isa::Isa;
 pub use kv::{KvPage, KvShape, PAGE, to_halves};
 pub use map::FileMap;
 pub use matmul::{Linear, Mode, matmul};
-pub use matrix::{Matrix, MatrixError, StreamBuffer};
+pub use matrix::{Matrix, MatrixError, MatrixParts, StreamBuffer};
 pub use ops::{Activation, add, argmax, dot, gated, layer_norm, rms_norm, softcap, sum};
 pub use philox::{philox4x32, uniform};
 pub use pool::Pool;

@@ -50,6 +50,11 @@ impl Linear {
         self.k
     }
 
+    /// The matrices, each with the first output that is its.
+    pub fn parts(&self) -> impl Iterator<Item = (usize, &Matrix)> {
+        self.parts.iter().map(|(offset, m)| (*offset, m))
+    }
+
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
         self.parts.iter().map(|(_, m)| m.bytes()).sum()

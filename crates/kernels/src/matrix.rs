@@ -67,6 +67,17 @@ impl fmt::Display for MatrixError {
 
 impl std::error::Error for MatrixError {}
 
+/// What a [`Matrix`] holds.
+#[derive(Clone, Copy, Debug)]
+pub struct MatrixParts<'a> {
+    /// Values, `[panel][block of 32][line][row 0..16][4]`.
+    pub values: &'a [u8],
+    /// f16 scales of 16 rows (of Q4_K then their minima), `[panel][stored block]`.
+    pub scales: &'a [u16],
+    /// Small scales of 16 rows in two groups (Q4_K: scales, minima; Q6_K: first, second half), `[panel][block of 32]`.
+    pub subs: &'a [u8],
+}
+
 impl Matrix {
     /// Repacks GGUF data. Several tensors with one `k` are stacked, first rows first. Panels are shared out among the workers.
     ///
@@ -136,6 +147,15 @@ impl Matrix {
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
         self.values.0.len() + self.scales.len() * 2 + self.subs.len()
+    }
+
+    /// What it holds, for other devices; the type's description says how it lies.
+    pub fn parts(&self) -> MatrixParts<'_> {
+        MatrixParts { values: &self.values.0[..self.value_bytes()], scales: &self.scales, subs: &self.subs }
+    }
+
+    fn value_bytes(&self) -> usize {
+        self.panels() * self.blocks() * self.format.lines() * 64
     }
 
     /// Writes row `row`, as f32, to `out` of `k` elements (an embedding look-up).

@@ -55,6 +55,21 @@ impl RopeTable {
         self.table.len() / self.half
     }
 
+    /// Which elements form a pair.
+    pub fn style(&self) -> RopeStyle {
+        self.style
+    }
+
+    /// Number of pairs that are rotated.
+    pub fn pairs(&self) -> usize {
+        self.half
+    }
+
+    /// Cosine and sine of every pair, position after position.
+    pub fn turns(&self) -> &[(f32, f32)] {
+        &self.table
+    }
+
     /// Rotates one head for `position`, in place; elements beyond the rotated dimensions stay.
     ///
     /// # Panics

@@ -156,6 +156,7 @@ async fn run_node(args: NodeArgs) -> anyhow::Result<()> {
         queue_max: args.queue as usize,
         kv_bytes: (args.kv_memory as usize) << 20,
         prefix_cache: !args.no_prefix_cache,
+        device: args.device,
         ..defaults
     };
     let engine = Engine::new(model.clone(), config)?;

@@ -136,7 +136,7 @@ impl Encoder {
     /// The embedding of a text, special tokens included: the mean of the last layer's rows, scaled to length 1.
     pub(crate) fn embed(&self, backend: &Backend, tokens: &[u32]) -> Vec<f32> {
         let (c, width, n) = (&self.spec, self.spec.width, tokens.len());
-        let Backend { isa, pool } = backend;
+        let Backend { isa, pool, .. } = backend;
         let isa = *isa;
         let apply = |norm: &Norm, row: &mut [f32]| {
             let input = row.to_vec();

@@ -2,7 +2,7 @@
 //! section 5).
 
 use super::{
-    Backend, Row,
+    Ask, Backend, Given, Row,
     loader::Loader,
     spec::{LayerSpec, Spec},
 };
@@ -157,6 +157,11 @@ impl Decoder {
         self.embedding.bytes() + head + self.layers.iter().map(layer).sum::<usize>()
     }
 
+    /// Bytes of the weights that every pass reads: all but an embedding that is not the head too.
+    pub(crate) fn pass_bytes(&self) -> usize {
+        self.bytes() - self.head.as_ref().map_or(0, |_| self.embedding.bytes())
+    }
+
     /// Runs `rows` through the model; every row is computed by itself, so its bits depend on its own sequence only. Gives the
     /// logits, `[row that wants them][vocabulary]`.
     pub(crate) fn forward(
@@ -164,10 +169,17 @@ impl Decoder {
         backend: &Backend,
         rows: &[Row],
         caches: &mut [&mut KvCache],
+        ask: Ask<'_>,
         s: &mut Scratch,
-    ) -> Vec<Vec<f32>> {
+    ) -> Result<Vec<Given>, EngineError> {
+        if let Some(device) = &backend.device {
+            let passed = device.forward(rows, caches, ask)?;
+            s.layer_digests = passed.digests;
+            self.close(rows, caches, s);
+            return Ok(passed.given);
+        }
         let c = &self.spec;
-        let Backend { isa, pool } = backend;
+        let Backend { isa, pool, .. } = backend;
         let (isa, n, width) = (*isa, rows.len(), c.width);
         s.x.resize(n * width, 0.0);
         pool.for_each_chunk(&mut s.x, width, &|i, x| {
@@ -226,15 +238,44 @@ impl Decoder {
             );
             s.capture.note(index, rows, &s.x, width);
         }
+        self.close(rows, caches, s);
+        Ok(self.logits(backend, rows, s).into_iter().map(Given::Logits).collect())
+    }
+
+    /// Writes the trace leaf of every row.
+    fn close(&self, rows: &[Row], caches: &mut [&mut KvCache], s: &mut Scratch) {
         for (i, row) in rows.iter().enumerate() {
-            let digests = (0..self.layers.len()).map(|l| &s.layer_digests[l * n + i]);
+            let digests = (0..self.layers.len()).map(|l| &s.layer_digests[l * rows.len() + i]);
             let data = trace::leaf_data(row.position, row.token, digests);
             caches[row.sequence].advance(row.position, merkle::leaf_hash(&data));
             if s.capture.leaves {
                 s.capture.leaf_data.push(data);
             }
         }
-        self.logits(backend, rows, s)
+    }
+
+    /// The parts that a device needs.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn for_device(&self) -> cuda::Model<'_> {
+        let c = &self.spec;
+        cuda::Model {
+            width: c.width,
+            hidden: c.hidden,
+            heads: c.heads,
+            kv: c.kv_shape(),
+            vocabulary: self.vocabulary,
+            eps: c.eps,
+            attention_scale: c.attention_scale,
+            attention_cap: c.attention_cap,
+            final_cap: c.final_cap,
+            embedding_scale: c.embedding_scale,
+            activation: c.activation,
+            ropes: &self.ropes,
+            embedding: &self.embedding,
+            head: self.head.as_ref(),
+            output_norm: &self.output_norm,
+            layers: self.layers.iter().map(Layer::for_device).collect(),
+        }
     }
 
     /// Biases, norms of heads and rotary positions of one row of queries, keys and values.
@@ -291,7 +332,7 @@ impl Decoder {
 
     /// `x += norm(w · acts)`, row by row.
     fn add_product(&self, backend: &Backend, w: &Linear, norm: Option<&[f32]>, n: usize, s: &mut Scratch) {
-        let Backend { isa, pool } = backend;
+        let Backend { isa, pool, .. } = backend;
         let (isa, width) = (*isa, self.spec.width);
         let Some(gain) = norm else {
             // The width is a multiple of 32, so rows of the product have no padding.
@@ -308,7 +349,7 @@ impl Decoder {
     }
 
     fn logits(&self, backend: &Backend, rows: &[Row], s: &mut Scratch) -> Vec<Vec<f32>> {
-        let Backend { isa, pool } = backend;
+        let Backend { isa, pool, .. } = backend;
         let (isa, width) = (*isa, self.spec.width);
         let wanted: Vec<usize> = (0..rows.len()).filter(|i| rows[*i].wants_logits).collect();
         if wanted.is_empty() {
@@ -334,6 +375,25 @@ impl Decoder {
 }
 
 impl Layer {
+    #[cfg(feature = "cuda")]
+    fn for_device(&self) -> cuda::Layer<'_> {
+        cuda::Layer {
+            rope: self.spec.rope,
+            window: self.spec.window,
+            attention_norm: &self.attention_norm,
+            qkv: &self.qkv,
+            qkv_bias: self.qkv_bias.as_deref(),
+            query_norm: self.query_norm.as_deref(),
+            key_norm: self.key_norm.as_deref(),
+            output: &self.output,
+            post_attention_norm: self.post_attention_norm.as_deref(),
+            ffn_norm: &self.ffn_norm,
+            gate_up: &self.gate_up,
+            down: &self.down,
+            post_ffn_norm: self.post_ffn_norm.as_deref(),
+        }
+    }
+
     fn load(
         loader: &Loader<'_, '_>,
         c: &Spec,

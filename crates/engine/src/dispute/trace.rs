@@ -1,9 +1,9 @@
 use crate::{
     EngineError, Model,
-    arch::{Backend, Row, decoder::Scratch},
+    arch::{Ask, Backend, Row, decoder::Scratch},
     kv::KvCache,
 };
-use kernels::{Isa, Pool};
+use kernels::Isa;
 use referee::RowKind;
 use std::{cell::RefCell, sync::Arc};
 
@@ -58,7 +58,7 @@ fn forward(
         return Err(EngineError::PromptTooLong { tokens: fed.len(), max: model.context_length() });
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let backend = Backend { isa: Isa::best(), pool: Pool::new(threads) };
+    let backend = Backend::cpu(Isa::best(), threads);
     let (mut cache, mut scratch) = (KvCache::new(decoder.spec.kv_shape()), Scratch::default());
     scratch.capture.leaves = true;
     scratch.capture.row = row;
@@ -66,7 +66,7 @@ fn forward(
         |(position, token): (usize, &u32)| Row { sequence: 0, token: *token, position, wants_logits: false };
     let rows: Vec<Row> = fed.iter().enumerate().map(one).collect();
     for chunk in rows.chunks(CHUNK) {
-        decoder.forward(&backend, chunk, &mut [&mut cache], &mut scratch);
+        decoder.forward(&backend, chunk, &mut [&mut cache], Ask::Logits, &mut scratch)?;
     }
     Ok((cache, scratch))
 }

@@ -1,10 +1,10 @@
 use super::{Completion, Event, FinishReason, Job, OnEvent, prefix::PageKey, text::StoppableText};
 use crate::{
     EngineError, Model,
+    arch::Given,
     kv::KvCache,
     sampler::{Choosing, Sampler, TokenLogprobs, logprobs},
 };
-use kernels::KvShape;
 use types::merkle;
 
 /// A job in the batch.
@@ -25,14 +25,14 @@ pub(super) struct Active<'m> {
 }
 
 impl<'m> Active<'m> {
-    pub(super) fn new(model: &'m Model, shape: KvShape, job: Job, positions_max: usize) -> Self {
+    pub(super) fn new(model: &'m Model, cache: KvCache, job: Job, positions_max: usize) -> Self {
         let room = model.context_length().min(positions_max) - job.prompt.len();
         Self {
             max_tokens: room.min(job.max_tokens.max(1) as usize),
             prompt: job.prompt.len(),
             tokens: job.prompt,
             on_event: job.on_event,
-            cache: KvCache::new(shape),
+            cache,
             keys: Vec::new(),
             cached_tokens: 0,
             sampler: Sampler::new(Choosing {
@@ -65,8 +65,23 @@ impl<'m> Active<'m> {
         }
     }
 
-    /// Chooses the next token out of `logits`.
-    pub(super) fn choose(&mut self, logits: &mut [f32]) -> Result<(u32, Option<TokenLogprobs>), EngineError> {
+    /// The biases, when all that the next token needs is the largest logit after them.
+    pub(super) fn greedy_biases(&self) -> Option<&[(u32, f32)]> {
+        self.sampler.greedy_biases().filter(|_| self.top_logprobs.is_none())
+    }
+
+    /// Chooses the next token out of what the pass gave.
+    pub(super) fn choose(&mut self, given: &mut Given) -> Result<(u32, Option<TokenLogprobs>), EngineError> {
+        let logits = match given {
+            Given::Logits(logits) => logits,
+            Given::Largest(Some(token)) => {
+                self.sampler.note(*token);
+                return Ok((*token, None));
+            }
+            Given::Largest(None) => {
+                return Err(EngineError::NotANumber { position: self.tokens.len() - 1 });
+            }
+        };
         if logits.iter().any(|l| !l.is_finite()) {
             return Err(EngineError::NotANumber { position: self.tokens.len() - 1 });
         }

@@ -6,8 +6,17 @@ mod queue;
 mod step;
 mod text;
 
-use crate::{EngineError, Model, arch::Backend, constraint::Constraint, kv::KvCache, sampler::TokenLogprobs};
-use kernels::{Isa, Pool, denormals_are_kept};
+use crate::{
+    EngineError, Model,
+    arch::{
+        Backend,
+        device::{Device, DeviceChoice},
+    },
+    constraint::Constraint,
+    kv::KvCache,
+    sampler::TokenLogprobs,
+};
+use kernels::{Isa, denormals_are_kept};
 use queue::Queue;
 use std::{
     collections::VecDeque,
@@ -40,6 +49,8 @@ pub struct EngineConfig {
     pub prefix_cache: bool,
     /// Instruction set; the best one when absent.
     pub isa: Option<Isa>,
+    /// Where a decoder's passes run.
+    pub device: DeviceChoice,
 }
 
 impl Default for EngineConfig {
@@ -54,6 +65,7 @@ impl Default for EngineConfig {
             kv_bytes: 2 << 30,
             prefix_cache: true,
             isa: None,
+            device: DeviceChoice::Cpu,
         }
     }
 }
@@ -235,7 +247,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Unsupported`] when the machine lacks the asked instruction set or gives no thread, or when not even one page of
-    /// keys and values fits into the memory given.
+    /// keys and values fits into the memory given; [`EngineError::Device`] when the device is not there or too small.
     pub fn new(model: Arc<Model>, config: EngineConfig) -> Result<Self, EngineError> {
         let isa = config.isa.unwrap_or_else(Isa::best);
         if !isa.is_available() {
@@ -249,6 +261,11 @@ impl Engine {
                 config.kv_bytes
             )));
         }
+        let device = match model.decoder() {
+            Ok(decoder) => Device::open(config.device, decoder, pages_max)?,
+            // Encoders run on the processor.
+            Err(_) => None,
+        };
         let shared = Arc::<Shared>::default();
         shared.lock().stats.pages_max = pages_max;
         let (for_thread, with) = (shared.clone(), model.clone());
@@ -256,14 +273,14 @@ impl Engine {
         let thread = thread::Builder::new()
             .name("engine".into())
             .spawn(move || {
-                let pool = Pool::new(config.threads.max(1));
-                pool.run(&|_| {
+                let backend = Backend { device, ..Backend::cpu(isa, config.threads.max(1)) };
+                backend.pool.run(&|_| {
                     assert!(
                         denormals_are_kept(),
                         "this thread flushes denormals; the arithmetic would not be exact"
                     );
                 });
-                step::Scheduler::new(&with, Backend { isa, pool }, config, pages_max, &for_thread).run();
+                step::Scheduler::new(&with, backend, config, pages_max, &for_thread).run();
             })
             .map_err(|e| EngineError::Unsupported(format!("no thread for the engine: {e}")))?;
         Ok(Self(Arc::new(Handle { model, queue_max, pages_max, shared, thread: Mutex::new(Some(thread)) })))

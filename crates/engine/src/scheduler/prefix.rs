@@ -1,6 +1,6 @@
 use crate::kv::{KvCache, SharedPage};
 use kernels::PAGE;
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 /// Names a full page: a hash over all tokens up to its end.
 pub(super) type PageKey = [u8; 32];
@@ -52,12 +52,12 @@ impl PrefixCache {
 
     /// Whether the page that `cache` holds at `i` is the one kept here, so that it is counted here.
     pub(super) fn holds(&self, key: &PageKey, cache: &KvCache, i: usize) -> bool {
-        self.pages.get(key).is_some_and(|(shared, _)| Arc::ptr_eq(&shared.page, &cache.pages()[i]))
+        self.pages.get(key).is_some_and(|(shared, _)| cache.holds(i, &shared.page))
     }
 
     /// Drops the page that was not used for longest and that no sequence holds. False when there is none.
     pub(super) fn evict(&mut self) -> bool {
-        let free = self.pages.iter().filter(|(_, (shared, _))| Arc::strong_count(&shared.page) == 1);
+        let free = self.pages.iter().filter(|(_, (shared, _))| shared.page.is_free());
         let oldest = free.min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
         oldest.is_some_and(|key| self.pages.remove(&key).is_some())
     }

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     EngineError, Model,
-    arch::{Backend, Row, Weights, decoder::Scratch},
+    arch::{Ask, Backend, Given, Row, Weights, decoder::Scratch},
     kv::KvCache,
     sampler::TokenLogprobs,
 };
@@ -94,8 +94,8 @@ impl<'m> Scheduler<'m> {
                 Some(preempted) => preempted,
                 None => match state.queue.pop() {
                     Some(job) => {
-                        let shape = decoder.spec.kv_shape();
-                        Active::new(self.model, shape, job, self.pages_max * PAGE)
+                        let cache = self.backend.cache(decoder.spec.kv_shape());
+                        Active::new(self.model, cache, job, self.pages_max * PAGE)
                     }
                     None => break,
                 },
@@ -108,7 +108,7 @@ impl<'m> Scheduler<'m> {
 
     /// Pages in use: those of the prefix cache, and those that only one answer has.
     fn pages_used(&self) -> usize {
-        let own = |a: &Active<'_>| a.cache.pages().len() - self.shared_pages(a);
+        let own = |a: &Active<'_>| a.cache.page_count() - self.shared_pages(a);
         self.prefixes.len() + self.active.iter().map(own).sum::<usize>()
     }
 
@@ -179,7 +179,7 @@ impl<'m> Scheduler<'m> {
                 ends[row.sequence] = row.position + 1;
             }
             let new = |(a, end): (&Active<'_>, &usize)| {
-                KvCache::pages_for(*end).saturating_sub(a.cache.pages().len())
+                KvCache::pages_for(*end).saturating_sub(a.cache.page_count())
             };
             let needed: usize = self.active.iter().zip(&ends).map(new).sum();
             while self.pages_used() + needed > self.pages_max && self.prefixes.evict() {}
@@ -207,8 +207,22 @@ impl<'m> Scheduler<'m> {
         let Ok(decoder) = self.model.decoder() else { return };
         self.attach_prefixes();
         let rows = self.make_room();
+        let wanted = rows.iter().filter(|r| r.wants_logits);
+        // Owned, because the caches are borrowed next; mostly there is no bias at all.
+        let biases: Option<Vec<Vec<(u32, f32)>>> =
+            wanted.map(|r| self.active[r.sequence].greedy_biases().map(<[_]>::to_vec)).collect();
+        let biases: Option<Vec<&[(u32, f32)]>> =
+            biases.as_ref().map(|all| all.iter().map(Vec::as_slice).collect());
+        let ask = biases.as_deref().map_or(Ask::Logits, Ask::Largest);
         let mut caches: Vec<_> = self.active.iter_mut().map(|a| &mut a.cache).collect();
-        let logits = decoder.forward(&self.backend, &rows, &mut caches, &mut self.scratch);
+        let given = match decoder.forward(&self.backend, &rows, &mut caches, ask, &mut self.scratch) {
+            Ok(given) => given,
+            Err(e) => {
+                error!(%e, "a step failed");
+                self.active.iter_mut().for_each(|a| a.fail(e.clone()));
+                return;
+            }
+        };
         for row in &rows {
             match row.position < self.active[row.sequence].prompt {
                 true => self.stats.prompt_tokens += 1,
@@ -216,22 +230,22 @@ impl<'m> Scheduler<'m> {
             }
         }
         self.keep_full_pages();
-        self.choose(&rows, logits);
+        self.choose(&rows, given);
     }
 
     /// Chooses a token for every row that has logits. Answers do not look at each other, so they are shared out among the workers.
-    fn choose(&mut self, rows: &[Row], logits: Vec<Vec<f32>>) {
+    fn choose(&mut self, rows: &[Row], given: Vec<Given>) {
         type Chosen = Option<Result<(u32, Option<TokenLogprobs>), EngineError>>;
         let wanted = rows.iter().filter(|r| r.wants_logits).map(|r| r.sequence);
-        let mut by_sequence: Vec<Option<Vec<f32>>> = vec![None; self.active.len()];
-        for (sequence, logits) in wanted.zip(logits) {
-            by_sequence[sequence] = Some(logits);
+        let mut by_sequence: Vec<Option<Given>> = vec![None; self.active.len()];
+        for (sequence, given) in wanted.zip(given) {
+            by_sequence[sequence] = Some(given);
         }
-        let mut items: Vec<(&mut Active<'m>, Option<Vec<f32>>, Chosen)> =
-            self.active.iter_mut().zip(by_sequence).map(|(a, logits)| (a, logits, None)).collect();
+        let mut items: Vec<(&mut Active<'m>, Option<Given>, Chosen)> =
+            self.active.iter_mut().zip(by_sequence).map(|(a, given)| (a, given, None)).collect();
         self.backend.pool.for_each_chunk(&mut items, 1, &|_, items| {
-            for (active, logits, chosen) in items {
-                *chosen = logits.as_mut().map(|logits| active.choose(logits));
+            for (active, given, chosen) in items {
+                *chosen = given.as_mut().map(|given| active.choose(given));
             }
         });
         for (active, _, chosen) in items {

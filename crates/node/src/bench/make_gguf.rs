@@ -11,6 +11,7 @@ use super::{
 use crate::{cli::MakeGgufArgs, output::outln};
 use anyhow::{Context as _, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+use kernels::Pool;
 use std::{
     fs::File,
     io::{self, BufWriter, Write},
@@ -156,23 +157,25 @@ impl Plan {
     pub(crate) fn write(&self, to: &mut impl Write) -> io::Result<()> {
         to.write_all(&self.header)?;
         let weights = RandomWeights::new(self.seed);
-        let mut piece = Vec::new();
+        let pool = Pool::new(std::thread::available_parallelism().map_or(1, usize::from));
+        // Pieces that are made at once, and then written in order.
+        let mut pieces = vec![Vec::new(); 4 * pool.threads()];
         for (number, tensor) in (0u32..).zip(&self.tensors) {
             match &tensor.content {
                 Content::Matrix(kind) => {
                     // Keeps the size of activations: 1 / sqrt(inputs). Square roots are exact.
                     let sigma = 1.0 / (tensor.dims[0] as f32).sqrt();
                     let blocks = tensor.elements() / 32;
-                    for from in (0..blocks).step_by(CHUNK_BLOCKS as usize) {
-                        piece.clear();
-                        weights.blocks(
-                            *kind,
-                            number,
-                            sigma,
-                            from..blocks.min(from + CHUNK_BLOCKS),
-                            &mut piece,
-                        );
-                        to.write_all(&piece)?;
+                    for first in (0..blocks).step_by(pieces.len() * CHUNK_BLOCKS as usize) {
+                        pool.for_each_chunk(&mut pieces, 1, &|i, piece| {
+                            let from = blocks.min(first + i as u64 * CHUNK_BLOCKS);
+                            for piece in piece {
+                                piece.clear();
+                                let range = from..blocks.min(from + CHUNK_BLOCKS);
+                                weights.blocks(*kind, number, sigma, range, piece);
+                            }
+                        });
+                        pieces.iter().try_for_each(|piece| to.write_all(piece))?;
                     }
                 }
                 Content::Norm => write_floats(to, &weights.norm(number, tensor.dims[0]))?,
@@ -395,5 +398,6 @@ mod tests {
         assert_eq!(parameters(ShapeName::SmolLm135m), 134_515_008);
         assert_eq!(parameters(ShapeName::TinyLlama1b), 1_100_048_384);
         assert_eq!(parameters(ShapeName::Llama32x1b), 1_235_814_400);
+        assert_eq!(parameters(ShapeName::Llama31x8b), 8_030_261_248);
     }
 }

@@ -1,6 +1,7 @@
 //! Tools for measuring: model files of known shapes with random weights, and the engine's speed beside another program's.
 
 mod engine;
+mod gpu;
 mod ledger;
 mod make_gguf;
 mod random_weights;
@@ -23,6 +24,7 @@ pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::MakeGguf(args) => make_gguf::run(args),
         BenchCommand::Engine(args) => engine::run(args),
+        BenchCommand::Gpu(args) => gpu::run(args),
         BenchCommand::Ledger(args) => ledger::run(args),
         BenchCommand::RpcFlood(args) => rpc_flood::run(args),
         BenchCommand::State(args) => state::run(args),

@@ -16,6 +16,9 @@ pub(crate) enum ShapeName {
     /// Llama-3.2-1B: 1.2 billion parameters, tied head, the context cut to 8192.
     #[value(name = "llama-3.2-1b")]
     Llama32x1b,
+    /// Llama-3.1-8B: 8 billion parameters, the context cut to 8192.
+    #[value(name = "llama-3.1-8b")]
+    Llama31x8b,
 }
 
 /// Sizes of a Llama.
@@ -115,6 +118,25 @@ impl ShapeName {
                 context: 8192,
                 rope_scaling: Some(RopeScaling {
                     factor: 32.0,
+                    low: 1.0,
+                    high: 4.0,
+                    original_context: 8192.0,
+                }),
+            },
+            Self::Llama31x8b => Shape {
+                name: "llama-3.1-8b",
+                width: 4096,
+                hidden: 14_336,
+                layers: 32,
+                heads: 32,
+                kv_heads: 8,
+                head_width: 128,
+                vocabulary: 128_256,
+                tied: false,
+                theta: 5e5,
+                context: 8192,
+                rope_scaling: Some(RopeScaling {
+                    factor: 8.0,
                     low: 1.0,
                     high: 4.0,
                     original_context: 8192.0,

@@ -8,6 +8,8 @@ pub(crate) enum BenchCommand {
     MakeGguf(MakeGgufArgs),
     /// Measure decoding, prompts, batches and replays of a model, beside another program if you like.
     Engine(BenchEngineArgs),
+    /// Compare a GPU's answers with the processor's, then measure it.
+    Gpu(BenchGpuArgs),
     /// Measure a network of validators in this process: finality, transfers per second, receipts per second.
     Ledger(BenchLedgerArgs),
     /// Measure what receipts, audits and disputes cost beside the answer.
@@ -39,6 +41,38 @@ pub(crate) struct BenchTrustArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Needs a program built with `--features cuda` and a GPU (Ampere or newer). Equality comes first: nothing is measured on a GPU that gives
+other bits. bench/gpu/run.sh does all of it, models included.
+
+Examples:
+  og bench gpu --fixtures models/fixtures
+  og bench gpu --model llama-3.1-8b-q8_0.gguf")]
+pub(crate) struct BenchGpuArgs {
+    /// Number of the GPU.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) ordinal: usize,
+    /// Folder of small models of all architectures to compare.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) fixtures: Option<PathBuf>,
+    /// Models to compare shortly and to measure: GGUF files or folders.
+    #[arg(long = "model", value_name = "PATH")]
+    pub(crate) models: Vec<PathBuf>,
+    /// Leave the comparison of products, fixtures and the built-in model out.
+    #[arg(long)]
+    pub(crate) no_equality_of_kernels: bool,
+    /// Leave the comparison of the models out.
+    #[arg(long)]
+    pub(crate) no_equality: bool,
+    /// Leave the measurement out.
+    #[arg(long)]
+    pub(crate) no_speed: bool,
+    /// Longest prompt to measure, in tokens.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(16..=100_000))]
+    pub(crate) prompt: u32,
 }
 
 #[derive(Debug, Args)]

@@ -5,8 +5,8 @@ mod proxy;
 mod validator;
 
 pub(crate) use bench::{
-    BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchRpcFloodArgs, BenchStateArgs, BenchTrustArgs,
-    MakeGgufArgs,
+    BenchCommand, BenchEngineArgs, BenchGpuArgs, BenchLedgerArgs, BenchRpcFloodArgs, BenchStateArgs,
+    BenchTrustArgs, MakeGgufArgs,
 };
 pub(crate) use browser::BrowserArgs;
 pub(crate) use limits::{CallArgs, LimitArgs};
@@ -17,6 +17,7 @@ pub(crate) use validator::{
 
 use crate::{genesis, trust_rules::TrustRules};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use engine::DeviceChoice;
 use std::path::PathBuf;
 use types::{B256, ReceiptId};
 
@@ -220,6 +221,10 @@ pub(crate) struct NodeArgs {
     /// Memory for keys and values in MiB, shared beginnings of prompts included.
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub(crate) kv_memory: u64,
+    /// Where the model runs: `cpu`, `cuda` or `cuda:N` (GPU number N; needs a program built with `--features cuda`). The answers are the
+    /// same bits.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE", value_parser = device)]
+    pub(crate) device: DeviceChoice,
     /// Compute every prompt from its first token, even when another one began alike.
     #[arg(long)]
     pub(crate) no_prefix_cache: bool,
@@ -389,4 +394,15 @@ pub(crate) struct VerifyArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Reads `cpu`, `cuda` or `cuda:N`.
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    let number = |n: &str| n.parse().map_err(|_| format!("{n:?} is no number of a GPU"));
+    match text.split_once(':') {
+        None if text == "cpu" => Ok(DeviceChoice::Cpu),
+        None if text == "cuda" => Ok(DeviceChoice::Cuda(0)),
+        Some(("cuda", n)) => number(n).map(DeviceChoice::Cuda),
+        _ => Err("it must be cpu, cuda or cuda:N".into()),
+    }
 }
