@@ -39,18 +39,49 @@ def parts_of(receipt):
     return rlp.encode(claim), evidence[0][1]
 
 
-def voucher(key, node, total, chain_id, escrow, genesis, name="og escrow"):
-    """The header `og-payment`: all that `key` owes `node` since ever."""
+def escrow_signature(key, kind, message, chain_id, genesis, escrow, name="og escrow"):
+    """A client's signature over typed data of the escrow, in hexadecimal."""
     kinds = {
-        "Voucher": [
-            {"name": "client", "type": "address"},
-            {"name": "node", "type": "address"},
-            {"name": "total", "type": "uint256"},
-        ]
+        "Voucher": {"client": "address", "node": "address", "total": "uint256", "sequence": "uint64"},
+        "Authorisation": {
+            "client": "address",
+            "node": "address",
+            "receiptId": "bytes32",
+            "maxPrice": "uint256",
+            "sequence": "uint64",
+            "expiry": "uint64",
+        },
     }
+    fields = [{"name": field, "type": of} for field, of in kinds[kind].items()]
     domain = {"name": name, "version": "1", "chainId": chain_id, "verifyingContract": escrow, "salt": raw(genesis)}
-    message = encode_typed_data(domain, kinds, {"client": key.address, "node": node, "total": total})
-    return f"{key.address} {total} 0x{bytes(key.sign_message(message).signature).hex()}"
+    return f"0x{bytes(key.sign_message(encode_typed_data(domain, {kind: fields}, message)).signature).hex()}"
+
+
+def voucher(key, node, total, sequence, chain_id, genesis, escrow):
+    """The header `og-voucher`: all that `key` owes `node` since ever, for answers up to `sequence`."""
+    message = {"client": key.address, "node": node, "total": total, "sequence": sequence}
+    signature = escrow_signature(key, "Voucher", message, chain_id, genesis, escrow)
+    return f"{key.address} {total} {sequence} {signature}"
+
+
+def receipt_id(chain_id, genesis, node, nonce, body):
+    """Id of the receipt of a request: known before the answer."""
+    request = keccak(b"og/request/1" + raw(nonce) + body)
+    return keccak(b"og/receipt-id/1" + chain_id.to_bytes(8) + raw(genesis) + raw(node.lower()) + request)
+
+
+def authorisation(key, node, receipt, max_price, sequence, expiry, chain_id, genesis, escrow, name="og escrow"):
+    """The header `og-payment`: the permission to answer one request."""
+    message = {
+        "client": key.address,
+        "node": node,
+        "receiptId": receipt,
+        "maxPrice": max_price,
+        "sequence": sequence,
+        "expiry": expiry,
+    }
+    signature = escrow_signature(key, "Authorisation", message, chain_id, genesis, escrow, name)
+    return f"{key.address} {max_price} {sequence} {expiry} {signature}"
 
 
 def checkpoint_signature(key, chain_id, genesis, node, size, root):

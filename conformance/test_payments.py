@@ -1,39 +1,87 @@
-"""Payments: pockets in the escrow, vouchers, settlement, release, and what is refused."""
+"""Payments: pockets in the escrow, authorisations, vouchers, settlement, release, and what is refused."""
 
 import contextlib
+import json
+import secrets
 import subprocess
+import time
 
 import httpx
 import pytest
 from eth_account import Account
 from web3 import Web3
 
-from claims import parts_of, voucher
+from claims import authorisation, parts_of, receipt_id, voucher
 from conftest import COIN, connect, fund, send
 from court import HI, WINDOW, transact, until
 from devnet import OG, Devnet, free_port
 
 # A node settles every ten seconds.
 SETTLE = 30
+# Price of a generated token of the dear node, in wei: near the registry's highest.
+DEAR = 5 * 10**12
+
+
+class Wallet:
+    """An account that pays one node, request by request."""
+
+    def __init__(self, key, node, url, net, escrow):
+        self.key, self.node, self.url, self.escrow = key, node, url, escrow
+        self.chain_id, self.genesis = net.chain_id, net.genesis
+        self.sequence = 0
+        self.body = json.dumps({"model": net.ready["model"]["name"], "max_tokens": 4, **HI}).encode()
+
+    def payment(self, nonce, key=None, node=None, max_price=COIN, sequence=None, expiry=None, **changes):
+        """The header `og-payment` for the request with this nonce."""
+        self.sequence += 1
+        network = {"chain_id": self.chain_id, "genesis": self.genesis, "escrow": self.escrow, **changes}
+        node = node or self.node
+        receipt = receipt_id(self.chain_id, self.genesis, node, nonce, self.body)
+        expiry = int(time.time()) + 300 if expiry is None else expiry
+        return authorisation(key or self.key, node, receipt, max_price, sequence or self.sequence, expiry, **network)
+
+    def ask(self, header, nonce):
+        headers = {"og-payment": header, "og-nonce": nonce, "content-type": "application/json"}
+        return httpx.post(f"{self.url}/v1/chat/completions", content=self.body, headers=headers, timeout=120)
+
+    def buy(self, **changes):
+        nonce = fresh()
+        return self.ask(self.payment(nonce, **changes), nonce)
+
+    def promise(self, total, sequence=None):
+        sequence = self.sequence if sequence is None else sequence
+        return voucher(self.key, self.node, total, sequence, self.chain_id, self.genesis, self.escrow)
+
+    def pay(self, header):
+        return httpx.post(f"{self.url}/og/v1/payments", headers={"og-voucher": header}, timeout=60)
+
+
+def fresh():
+    return f"0x{secrets.token_hex(32)}"
+
+
+def price_of(answer, price_input=None, price_output=None):
+    usage = answer.json()["usage"]
+    price_input = price_input or int(answer.headers["og-price-input"])
+    price_output = price_output or int(answer.headers["og-price-output"])
+    return usage["prompt_tokens"] * price_input + usage["completion_tokens"] * price_output
 
 
 @pytest.fixture(scope="module")
-def paid(w3, devnet, contracts, node_api, ask_node):
+def paid(w3, devnet, contracts, node_api):
     """An account that has paid the first node for an answer; what it owes."""
     key = fund(w3, devnet)
     transact(w3, key, contracts.Escrow.functions.deposit(node_api.address), value=COIN)
-    promise = lambda total: voucher(key, node_api.address, total, devnet.chain_id, contracts.Escrow.address)  # noqa: E731
-    answer = ask_node(og_payment=promise(0))
+    url = devnet.ready["node_urls"][0].rstrip("/")
+    wallet = Wallet(key, node_api.address, url, devnet, contracts.Escrow.address)
+    answer = wallet.buy()
     assert answer.status_code == 200, answer.text
-    usage = answer.json()["usage"]
-    price = usage["prompt_tokens"] * int(answer.headers["og-price-input"]) + usage["completion_tokens"] * int(
-        answer.headers["og-price-output"]
-    )
+    price = price_of(answer)
     claim, _ = parts_of(bytes.fromhex(answer.headers["og-receipt"][2:]))
     assert bytes.fromhex(key.address[2:]) in claim, "the receipt names who pays"
-    taken = node_api.post("/og/v1/payments", headers={"og-payment": promise(price)})
+    taken = wallet.pay(wallet.promise(price))
     assert taken.status_code == 200, taken.text
-    return {"key": key, "price": price, "promise": promise}
+    return {"key": key, "price": price, "wallet": wallet}
 
 
 def test_a_voucher_is_settled(paid, contracts, node_api, devnet):
@@ -53,42 +101,68 @@ def test_a_voucher_is_settled(paid, contracts, node_api, devnet):
     paid["bucket"] = own["index"], own["releaseAt"]
 
 
-def test_payments_that_are_refused(ask_node, paid, devnet, node_api, contracts, w3):
-    key, escrow = paid["key"], contracts.Escrow.address
-    stranger, chain_id = Account.create(), devnet.chain_id
-    who, total, signature = paid["promise"](paid["price"]).split(" ")
-    forged = {
-        "signed by another": f"{who} {total} {voucher(stranger, node_api.address, paid['price'], chain_id, escrow).split(' ')[2]}",
-        "a larger total": f"{who} {paid['price'] + 1} {signature}",
-        "for another node": voucher(key, devnet.ready["nodes"][1], paid["price"], chain_id, escrow),
-        "of another network": voucher(key, node_api.address, paid["price"], chain_id + 1, escrow),
-        "of another escrow": voucher(key, node_api.address, paid["price"], chain_id, stranger.address),
-        "of another domain": voucher(key, node_api.address, paid["price"], chain_id, escrow, name="og log"),
-        "an empty pocket": voucher(stranger, node_api.address, 0, chain_id, escrow),
-        "a promise without a pocket": voucher(stranger, node_api.address, COIN, chain_id, escrow),
+def refused(answer, name=""):
+    assert answer.status_code == 402 and answer.json()["error"]["code"] == "payment_required", f"{name}: {answer.text}"
+
+
+def test_payments_that_are_refused(paid, devnet, contracts, w3):
+    wallet, stranger = paid["wallet"], Account.create()
+    now = int(time.time())
+    changed = {
+        "for another node": {"node": devnet.ready["nodes"][1]},
+        "of another chain": {"chain_id": devnet.chain_id + 1},
+        "of another network": {"genesis": "0x" + "ab" * 32},
+        "of another escrow": {"escrow": stranger.address},
+        "of another domain": {"name": "og log"},
+        "expired": {"expiry": now - 5},
+        "valid for ever": {"expiry": now + 10**7},
+        "for less than the answer may cost": {"max_price": 1},
+        "used before": {"sequence": 1},
+        "an empty pocket": {"key": stranger},
     }
-    for name, header in forged.items():
-        answer = ask_node(og_payment=header)
-        assert answer.status_code == 402 and answer.json()["error"]["code"] == "payment_required", f"{name}: {answer.text}"
-    for header in ("x", f"{who} {total}", f"{who} -1 {signature}", f"{who} {total} 0x00"):
-        assert ask_node(og_payment=header).status_code == 400, header
-        assert node_api.post("/og/v1/payments", headers={"og-payment": header}).status_code == 400
-    assert node_api.post("/og/v1/payments").status_code == 400
+    for name, changes in changed.items():
+        refused(wallet.buy(**changes), name)
+    nonce = fresh()
+    words = wallet.payment(nonce).split(" ")
+    refused(wallet.ask(" ".join([stranger.address, *words[1:]]), nonce), "signed by another")
+    refused(wallet.ask(" ".join([words[0], str(2 * COIN), *words[2:]]), nonce), "a higher price")
+    for header in ("x", " ".join(words[:4]), " ".join([words[0], "-1", *words[2:]]), " ".join([*words[:4], "0x00"])):
+        assert wallet.ask(header, nonce).status_code == 400, header
+        assert wallet.pay(header).status_code == 400
     # A pocket that holds less than an answer may cost.
     poor = fund(w3, devnet, COIN)
-    transact(w3, poor, contracts.Escrow.functions.deposit(node_api.address), value=1000)
-    assert ask_node(og_payment=voucher(poor, node_api.address, 0, chain_id, escrow)).status_code == 402
+    transact(w3, poor, contracts.Escrow.functions.deposit(wallet.node), value=1000)
+    refused(wallet.buy(key=poor), "a small pocket")
 
 
-def test_an_old_voucher_takes_nothing_back(ask_node, paid, contracts, node_api):
-    """Totals only grow: an older promise is no fault, and takes nothing away."""
-    assert ask_node(og_payment=paid["promise"](0)).status_code == 200
-    assert contracts.Escrow.functions.pocketOf(paid["key"].address, node_api.address).call()[1] >= paid["price"]
+def test_what_is_public_is_no_login(paid, contracts):
+    """Who copies a victim's voucher from the ledger, or an authorisation from the wire, gets nothing, and the victim is served on."""
+    wallet = paid["wallet"]
+    events = contracts.Escrow.events.VoucherSettled.get_logs(from_block=0, argument_filters={"client": paid["key"].address})
+    assert events, "the voucher is on the ledger"
+    published = wallet.promise(paid["price"], 1)
+    nonce = fresh()
+    assert wallet.ask(published, nonce).status_code == 400, "a voucher is no authorisation"
+    client, total, sequence, signature = published.split(" ")
+    refused(wallet.ask(f"{client} {COIN} {int(sequence) + 1} {int(time.time()) + 300} {signature}", nonce), "the voucher's signature")
+    header = wallet.payment(nonce)
+    refused(wallet.ask(header, fresh()), "another request with the same authorisation")
+    assert wallet.ask(header, nonce).status_code == 200
+    assert wallet.ask(header, nonce).status_code in (402, 409), "the same request again"
+    assert wallet.buy().status_code == 200, "the victim is served on"
+
+
+def test_strangers_promises_are_not_kept(paid):
+    wallet = paid["wallet"]
+    for _ in range(50):
+        stranger = Wallet.__new__(Wallet)
+        stranger.__dict__ = {**wallet.__dict__, "key": Account.create()}
+        refused(wallet.pay(stranger.promise(COIN, 10**15)))
 
 
 @pytest.fixture(scope="module")
 def dear(tmp_path_factory):
-    """A node whose tokens are so dear that one answer is more than a client may owe, and which serves nobody for nothing."""
+    """A node whose tokens are dear enough that an answer is worth a transaction, and which serves nobody for nothing."""
     folder = tmp_path_factory.mktemp("dear")
     net = Devnet(folder / "net", "--validators", "1", "--nodes", "1", "--auditors", "0")
     net.folder.mkdir()
@@ -110,7 +184,7 @@ def dear(tmp_path_factory):
             "--listen",
             f"127.0.0.1:{port}",
             "--price-output",
-            10**15,
+            DEAR,
             "--require-payment",
         ]
         with (folder / "node.log").open("wb") as log:
@@ -131,29 +205,40 @@ def dear(tmp_path_factory):
         net.kill()
 
 
-def test_who_owes_much_must_promise_before_the_next_answer(dear):
+def test_a_voucher_must_pay_for_what_was_logged(dear):
     net, url, address = dear
     w3 = connect(net)
-    escrow = net.ready["contracts"]["Escrow"]
-    body = {"model": net.ready["model"]["name"], **HI}
+    escrow = Web3.to_checksum_address(net.ready["contracts"]["Escrow"])
     key = fund(w3, net, 10 * COIN)
-    assert httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120).status_code == 402, "it wants to be paid"
+    wallet = Wallet(key, address, url, net, escrow)
+    free = httpx.post(f"{url}/v1/chat/completions", json=json.loads(wallet.body), timeout=120)
+    refused(free, "it wants to be paid")
     data = Web3.keccak(text="deposit(address)")[:4] + bytes(12) + bytes.fromhex(address[2:])
-    assert send(w3, key, to=Web3.to_checksum_address(escrow), data=data, value=COIN, gas=200_000)["status"] == 1
-
-    def ask_node(total):
-        header = voucher(key, address, total, net.chain_id, Web3.to_checksum_address(escrow))
-        return httpx.post(f"{url}/v1/chat/completions", json=body, headers={"og-payment": header}, timeout=120)
-
-    first = ask_node(0)
+    assert send(w3, key, to=escrow, data=data, value=COIN, gas=200_000)["status"] == 1
+    first = wallet.buy()
     assert first.status_code == 200, first.text
-    usage = first.json()["usage"]
-    due = usage["prompt_tokens"] * 10**9 + usage["completion_tokens"] * 10**15
-    assert due > 10**15, "one answer is more than may be owed"
-    late = ask_node(0)
-    assert late.status_code == 402 and str(due) in late.json()["error"]["message"], late.text
-    assert ask_node(due - 10**15 - 1).status_code == 402
-    assert ask_node(due).status_code == 200
+    due = price_of(first, 10**9, DEAR)
+    refused(wallet.pay(wallet.promise(due - 1)))
+    assert wallet.pay(wallet.promise(due)).status_code == 200
+    refused(wallet.pay(wallet.promise(due)), "the same again")
+    assert wallet.buy().status_code == 200
+
+
+def test_an_answer_that_nobody_vouches_for_is_redeemed(dear):
+    """A client that goes away without a voucher pays the price of its logged answer once its authorisation has expired."""
+    net, url, address = dear
+    w3 = connect(net)
+    escrow = Web3.to_checksum_address(net.ready["contracts"]["Escrow"])
+    key = fund(w3, net, 10 * COIN)
+    wallet = Wallet(key, address, url, net, escrow)
+    data = Web3.keccak(text="deposit(address)")[:4] + bytes(12) + bytes.fromhex(address[2:])
+    assert send(w3, key, to=escrow, data=data, value=COIN, gas=200_000)["status"] == 1
+    answer = wallet.buy(expiry=int(time.time()) + 3)
+    assert answer.status_code == 200, answer.text
+    topic = Web3.keccak(text="Redeemed(address,address,bytes32,uint64,uint256)")
+    where = {"address": escrow, "fromBlock": 0, "topics": [topic, "0x" + bytes(12).hex() + key.address[2:].lower()]}
+    (event,) = until(lambda: w3.eth.get_logs(where), 60, "the node redeems the authorisation")
+    assert int.from_bytes(event["data"][32:]) == price_of(answer, 10**9, DEAR)
 
 
 def test_earnings_are_released_after_the_window(paid, contracts, node_api, w3):

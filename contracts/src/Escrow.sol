@@ -9,19 +9,53 @@ import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Audits} from "./Audits.sol";
 import {Domain} from "./Domain.sol";
+import {ClaimInfo} from "./IReferee.sol";
+import {LoggedClaim, MerkleLog} from "./MerkleLog.sol";
 import {ReceiptLog} from "./ReceiptLog.sol";
 
+/// @title IFindings
+/// @notice What the escrow asks the judge of computations.
+interface IFindings {
+    /// @notice Whether an answer was found wrong.
+    /// @param node The node.
+    /// @param receiptId The receipt.
+    /// @return finding Zero when it was not.
+    /// @return slashed What it cost, in wei.
+    function lost(address node, bytes32 receiptId) external view returns (uint8 finding, uint128 slashed);
+}
+
 /// @title Escrow
-/// @notice Payments of clients to nodes. A client fills a pocket for one node and signs vouchers, each with all that it
-/// owes that node so far; the node takes what they say, and gets it when the time for disputes is over.
+/// @notice Payments of clients to nodes. A client fills a pocket for one node and signs an authorisation for each request:
+/// it names one receipt and the highest price, and is used once. When it has seen the receipts in the node's log, it signs
+/// a voucher with all that it owes that node so far, in place of the authorisations up to a sequence number. The node
+/// takes what vouchers say, or single authorisations when the client went away, and gets it when the time for disputes is
+/// over.
 /// @dev A pocket is exclusive to one node, so what a request costs is locked when the pocket holds it: the client can
 /// spend it nowhere else, and takes it out only after `WITHDRAW_SECONDS`, in which the node can still take it.
 /// Vouchers are cumulative: an old one is worth nothing after a newer one, and one taken twice pays nothing the second
-/// time. Earnings wait in buckets; all settlements of one sixteenth of `WINDOW_SECONDS` share one, so at most 17 are
-/// not yet due, and a node cannot hide its earnings from a refund behind many small ones. What open proceedings can cost is
-/// held: as much of a bucket that is due goes into a reserve, and the rest is paid.
+/// time. What was taken with single authorisations counts towards the totals, so a node settles its vouchers first.
+/// A client that signs totals of the answers up to the voucher's sequence never pays more than the prices of all answers
+/// that it authorised. Earnings wait in buckets; all settlements of one sixteenth of `WINDOW_SECONDS` share one, so at most
+/// 17 are not yet due, and a node cannot hide its earnings from a refund behind many small ones. What open proceedings can
+/// cost is held: as much of a bucket that is due goes into a reserve, and the rest is paid.
 contract Escrow is ReentrancyGuardTransient {
     using SafeCast for uint256;
+
+    /// @notice A client's permission to answer one request for a price.
+    struct Authorisation {
+        /// @dev Who pays and signs.
+        address client;
+        /// @dev Who is paid.
+        address node;
+        /// @dev The receipt: it commits to the request.
+        bytes32 receiptId;
+        /// @dev Most that the answer may cost, in wei.
+        uint256 maxPrice;
+        /// @dev Position among the client's authorisations for this node; used once.
+        uint64 sequence;
+        /// @dev Unix time until which the node may begin; it can be taken for `WINDOW_SECONDS` more.
+        uint64 expiry;
+    }
 
     /// @notice A client's promise.
     struct Voucher {
@@ -29,8 +63,10 @@ contract Escrow is ReentrancyGuardTransient {
         address client;
         /// @dev Who is paid.
         address node;
-        /// @dev All that the client owes the node since the beginning, in wei.
+        /// @dev All that the client owes the node since the beginning, in wei, for answers up to `sequence`.
         uint256 total;
+        /// @dev Authorisations up to this one are paid with the total and cannot be taken any more.
+        uint64 sequence;
     }
 
     /// @notice Money of one client for one node, in wei.
@@ -45,6 +81,8 @@ contract Escrow is ReentrancyGuardTransient {
         uint128 withdrawing;
         /// @dev Unix time from which on it can; zero when it did not ask.
         uint64 withdrawAt;
+        /// @dev Sequence of the latest settled voucher.
+        uint64 sequence;
     }
 
     /// @notice Earnings of a node.
@@ -62,7 +100,11 @@ contract Escrow is ReentrancyGuardTransient {
     /// @notice Buckets that a refund looks at, from the newest on.
     uint256 public constant REFUND_BUCKETS = 32;
     /// @notice EIP-712 type of a voucher.
-    bytes32 public constant VOUCHER_TYPEHASH = keccak256("Voucher(address client,address node,uint256 total)");
+    bytes32 public constant VOUCHER_TYPEHASH = keccak256("Voucher(address client,address node,uint256 total,uint64 sequence)");
+    /// @notice EIP-712 type of an authorisation.
+    bytes32 public constant AUTHORISATION_TYPEHASH = keccak256(
+        "Authorisation(address client,address node,bytes32 receiptId,uint256 maxPrice,uint64 sequence,uint64 expiry)"
+    );
     /// @dev Name of the EIP-712 domain.
     string private constant _NAME = "og escrow";
     /// @dev Parts of the window in which settlements share a bucket.
@@ -88,6 +130,8 @@ contract Escrow is ReentrancyGuardTransient {
     /// @dev Pockets and buckets.
     mapping(address client => mapping(address node => Pocket)) private _pockets;
     mapping(address node => Bucket[]) private _buckets;
+    /// @notice Whether a single authorisation was taken.
+    mapping(address client => mapping(address node => mapping(uint64 sequence => bool))) public redeemed;
     /// @notice What open proceedings can cost a node of its earnings, in wei.
     mapping(address node => uint256) public holds;
     /// @notice Earnings that were due while they were held, in wei.
@@ -118,6 +162,16 @@ contract Escrow is ReentrancyGuardTransient {
     /// @param total The voucher's total, in wei.
     /// @param amount What it brought, in wei.
     event VoucherSettled(address indexed client, address indexed node, uint256 total, uint256 amount);
+
+    /// @notice A node took the price of one answer.
+    /// @param client Who authorised it.
+    /// @param node The node.
+    /// @param receiptId The receipt.
+    /// @param sequence The authorisation.
+    /// @param amount What it brought, in wei.
+    event Redeemed(
+        address indexed client, address indexed node, bytes32 indexed receiptId, uint64 sequence, uint256 amount
+    );
 
     /// @notice Earnings wait in a bucket.
     /// @param node The node.
@@ -170,6 +224,16 @@ contract Escrow is ReentrancyGuardTransient {
     /// @notice The voucher is for another node, or not signed by its client.
     /// @param index Position in the call.
     error BadVoucher(uint256 index);
+    /// @notice The authorisation is for another node or answer, or not signed by its client.
+    error BadAuthorisation();
+    /// @notice It is too late to take the authorisation.
+    /// @param expiry Its expiry.
+    error Expired(uint64 expiry);
+    /// @notice The authorisation was taken, or a settled voucher covers it.
+    /// @param sequence Its sequence.
+    error AlreadyPaid(uint64 sequence);
+    /// @notice The answer was found wrong: nobody pays for it.
+    error WrongAnswer();
     /// @notice The node did not post a log of this size.
     /// @param logSize The size.
     error LogNotPosted(uint64 logSize);
@@ -279,10 +343,28 @@ contract Escrow is ReentrancyGuardTransient {
             if (!_signed(domain, vouchers[i], signatures[i])) revert BadVoucher(i);
             sum += _take(vouchers[i]);
         }
-        if (sum == 0) revert NothingDue();
-        uint256 audit = sum * AUDIT_PERMILLE / 1000;
-        index = _fill(sum - audit, audit, logSize);
-        if (audit > 0) AUDITS.fundFor{value: audit}(msg.sender);
+        index = _earn(sum, logSize);
+    }
+
+    /// @notice Takes the price of one logged answer out of its pocket, for the sender: for clients that went away without a
+    /// voucher. It brings the claim's price, at most the highest price that the client agreed to, and at most what the
+    /// pocket holds. Settle the vouchers first.
+    /// @param authorisation What the client signed.
+    /// @param signature Its signature, 65 bytes.
+    /// @param size Size of a log that the node posted.
+    /// @param index Position of the receipt in it.
+    /// @param logged The claim.
+    /// @return bucket The bucket in which the earnings wait.
+    function redeem(
+        Authorisation calldata authorisation,
+        bytes calldata signature,
+        uint64 size,
+        uint64 index,
+        LoggedClaim calldata logged
+    ) external nonReentrant returns (uint256 bucket) {
+        uint256 amount = Math.min(_check(authorisation, signature), _price(authorisation, size, index, logged));
+        amount = _redeem(authorisation, amount);
+        bucket = _earn(amount, size);
     }
 
     /// @notice Pays a bucket to its node, except what open proceedings hold. Anybody may call this.
@@ -403,7 +485,14 @@ contract Escrow is ReentrancyGuardTransient {
         return _digest(_domain(), voucher);
     }
 
-    /// @notice The EIP-712 domain of vouchers (ERC-5267).
+    /// @notice EIP-712 digest that a client signs.
+    /// @param authorisation The authorisation.
+    /// @return The digest.
+    function authorisationDigest(Authorisation calldata authorisation) external view returns (bytes32) {
+        return MessageHashUtils.toTypedDataHash(_domain(), _hash(authorisation));
+    }
+
+    /// @notice The EIP-712 domain of vouchers and authorisations (ERC-5267).
     /// @return fields Which fields it has: all.
     /// @return name Its name.
     /// @return version Its version.
@@ -436,14 +525,27 @@ contract Escrow is ReentrancyGuardTransient {
 
     /// @dev What a client signs.
     function _digest(bytes32 domain, Voucher calldata voucher) private pure returns (bytes32) {
-        bytes32 hashed = keccak256(abi.encode(VOUCHER_TYPEHASH, voucher.client, voucher.node, voucher.total));
+        bytes32 hashed =
+            keccak256(abi.encode(VOUCHER_TYPEHASH, voucher.client, voucher.node, voucher.total, voucher.sequence));
         return MessageHashUtils.toTypedDataHash(domain, hashed);
+    }
+
+    /// @dev EIP-712 hash of an authorisation.
+    function _hash(Authorisation calldata a) private pure returns (bytes32) {
+        return keccak256(
+            abi.encode(AUTHORISATION_TYPEHASH, a.client, a.node, a.receiptId, a.maxPrice, a.sequence, a.expiry)
+        );
+    }
+
+    /// @dev Whether an account signed a digest.
+    function _signedBy(address client, bytes32 digest, bytes calldata signature) private pure returns (bool) {
+        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(digest, signature);
+        return failure == ECDSA.RecoverError.NoError && signer == client;
     }
 
     /// @dev Whether a voucher is for the sender and signed by its client.
     function _signed(bytes32 domain, Voucher calldata voucher, bytes calldata signature) private view returns (bool) {
-        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(_digest(domain, voucher), signature);
-        return voucher.node == msg.sender && failure == ECDSA.RecoverError.NoError && signer == voucher.client;
+        return voucher.node == msg.sender && _signedBy(voucher.client, _digest(domain, voucher), signature);
     }
 
     /// @dev Takes what a voucher brings out of its pocket.
@@ -451,9 +553,55 @@ contract Escrow is ReentrancyGuardTransient {
         Pocket storage pocket = _pockets[voucher.client][voucher.node];
         amount = Math.min(Math.saturatingSub(voucher.total, pocket.taken), pocket.held);
         if (amount == 0) return 0;
+        if (voucher.sequence > pocket.sequence) pocket.sequence = voucher.sequence;
+        _move(pocket, amount);
+        emit VoucherSettled(voucher.client, voucher.node, voucher.total, amount);
+    }
+
+    /// @dev Whether the sender can still take an authorisation, and its highest price.
+    function _check(Authorisation calldata a, bytes calldata signature) private view returns (uint256) {
+        bytes32 digest = MessageHashUtils.toTypedDataHash(_domain(), _hash(a));
+        if (a.node != msg.sender || !_signedBy(a.client, digest, signature)) revert BadAuthorisation();
+        if (block.timestamp > uint256(a.expiry) + WINDOW_SECONDS) revert Expired(a.expiry);
+        bool covered = a.sequence <= _pockets[a.client][msg.sender].sequence;
+        if (covered || redeemed[a.client][msg.sender][a.sequence]) revert AlreadyPaid(a.sequence);
+        return a.maxPrice;
+    }
+
+    /// @dev Price of the logged answer that an authorisation is for.
+    function _price(Authorisation calldata a, uint64 size, uint64 index, LoggedClaim calldata logged)
+        private
+        view
+        returns (uint256)
+    {
+        ClaimInfo memory info = MerkleLog.check(LOG, msg.sender, size, index, logged);
+        if (info.receiptId != a.receiptId || info.payer != a.client) revert BadAuthorisation();
+        (uint8 finding,) = IFindings(DISPUTES).lost(msg.sender, info.receiptId);
+        if (finding != 0) revert WrongAnswer();
+        return info.price;
+    }
+
+    /// @dev Uses an authorisation up; what it brings.
+    function _redeem(Authorisation calldata a, uint256 price) private returns (uint256 amount) {
+        Pocket storage pocket = _pockets[a.client][msg.sender];
+        redeemed[a.client][msg.sender][a.sequence] = true;
+        amount = Math.min(price, pocket.held);
+        _move(pocket, amount);
+        emit Redeemed(a.client, msg.sender, a.receiptId, a.sequence, amount);
+    }
+
+    /// @dev Takes coins out of a pocket.
+    function _move(Pocket storage pocket, uint256 amount) private {
         pocket.held -= uint128(amount);
         pocket.taken = (pocket.taken + amount).toUint128();
-        emit VoucherSettled(voucher.client, voucher.node, voucher.total, amount);
+    }
+
+    /// @dev Divides what the sender took between the audits and its bucket.
+    function _earn(uint256 sum, uint64 logSize) private returns (uint256 index) {
+        if (sum == 0) revert NothingDue();
+        uint256 audit = sum * AUDIT_PERMILLE / 1000;
+        index = _fill(sum - audit, audit, logSize);
+        if (audit > 0) AUDITS.fundFor{value: audit}(msg.sender);
     }
 
     /// @dev Puts earnings of the sender into its bucket of this period.

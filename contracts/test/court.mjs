@@ -135,18 +135,30 @@ export async function court(rules = {}, genesis = GENESIS) {
 /** Registers a node. */
 export const bond = (all, node, stake = MIN_STAKE) => all.nodes.send(node, 'register', ['https://n.example'], stake);
 
-/** A client with a key that signs vouchers. */
+const fields = (text) => text.split(', ').map((field) => ({ type: field.split(' ')[0], name: field.split(' ')[1] }));
+/** What clients sign. */
+export const VOUCHER = { Voucher: fields('address client, address node, uint256 total, uint64 sequence') };
+export const AUTHORISATION = {
+  Authorisation: fields('address client, address node, bytes32 receiptId, uint256 maxPrice, uint64 sequence, uint64 expiry'),
+};
+
+/** A client with a key that signs vouchers and authorisations. */
 export async function client(all, n, wei = 1000n * COIN) {
   const wallet = new Wallet(toBeHex(0xc11e0000 + n, 32));
   await all.chain.fund(wallet.address, wei);
   const domain = { name: 'og escrow', version: '1', chainId: 1, verifyingContract: all.escrow.address, salt: all.genesis };
-  const types = { Voucher: [{ name: 'client', type: 'address' }, { name: 'node', type: 'address' }, { name: 'total', type: 'uint256' }] };
+  const sign = (types, value) => wallet.signingKey.sign(TypedDataEncoder.hash(domain, types, value)).serialized;
   return {
     address: wallet.address, wallet,
     /** Voucher and signature. */
-    voucher: (node, total) => {
-      const voucher = { client: wallet.address, node, total };
-      return [voucher, wallet.signingKey.sign(TypedDataEncoder.hash(domain, types, voucher)).serialized];
+    voucher: (node, total, sequence = 0n) => {
+      const voucher = { client: wallet.address, node, total, sequence };
+      return [voucher, sign(VOUCHER, voucher)];
+    },
+    /** Authorisation and signature; anybody's time is in time. */
+    authorisation: (node, receiptId, sequence, maxPrice, expiry = 1n << 40n) => {
+      const authorisation = { client: wallet.address, node, receiptId, maxPrice, sequence, expiry };
+      return [authorisation, sign(AUTHORISATION, authorisation)];
     },
   };
 }

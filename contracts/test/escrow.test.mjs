@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { getAddress, toBeHex } from 'ethers';
-import { after, bond, claim, client, court, dispute, Log, NOTHING, pass, RULES, settle, step, TURN } from './court.mjs';
+import { getAddress, toBeHex, TypedDataEncoder } from 'ethers';
+import { after, AUTHORISATION, bond, claim, client, court, dispute, Log, NOTHING, pass, RULES, settle, step, TURN, VOUCHER } from './court.mjs';
 import { Chain, COIN, GENESIS, person, RECORD, reverts, SYSTEM, TX_GAS_MAX } from './evm.mjs';
 
 const node = person(1);
@@ -304,9 +304,12 @@ test('escrow: a client or node that re-enters while it is paid gains nothing', a
 test('escrow: the voucher digest and type are what wallets sign', async () => {
   const { all, alice } = await ready();
   const [voucher, signature] = alice.voucher(node, 5n);
-  const types = { Voucher: [{ name: 'client', type: 'address' }, { name: 'node', type: 'address' }, { name: 'total', type: 'uint256' }] };
   const domain = { name: 'og escrow', version: '1', chainId: 1, verifyingContract: all.escrow.address, salt: GENESIS };
-  assert.equal(await alice.wallet.signTypedData(domain, types, voucher), signature);
+  assert.equal(await alice.wallet.signTypedData(domain, VOUCHER, voucher), signature);
+  const [authorisation, signed] = alice.authorisation(node, NOTHING, 3n, 5n);
+  assert.equal(await alice.wallet.signTypedData(domain, AUTHORISATION, authorisation), signed);
+  const digest = await all.escrow.read('authorisationDigest', authorisation);
+  assert.equal(digest, TypedDataEncoder.hash(domain, AUTHORISATION, authorisation));
   const [fields, name, version, chainId, at, salt] = await all.escrow.read('eip712Domain');
   assert.deepEqual([fields, name, version, chainId, at, salt], ['0x1f', 'og escrow', '1', 1n, getAddress(all.escrow.address), GENESIS]);
 });

@@ -123,8 +123,8 @@ impl Inference for Script {
         }
     }
 
-    async fn pay(&self, payment: Payment) -> Result<(), InferenceFault> {
-        Err(InferenceFault::PaymentRequired(payment.total.to_string()))
+    async fn pay(&self, promise: Promise) -> Result<(), InferenceFault> {
+        Err(InferenceFault::PaymentRequired(promise.total.to_string()))
     }
 
     fn checkpoint(&self) -> LogCheckpoint {

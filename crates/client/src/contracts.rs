@@ -166,11 +166,14 @@ sol! {
     }
     /// What clients pay.
     interface Escrow {
-        struct Voucher { address client; address node; uint256 total; }
-        struct Pocket { uint128 held; uint128 taken; uint128 refunded; uint128 withdrawing; uint64 withdrawAt; }
+        struct Voucher { address client; address node; uint256 total; uint64 sequence; }
+        struct Authorisation { address client; address node; bytes32 receiptId; uint256 maxPrice; uint64 sequence; uint64 expiry; }
+        struct Pocket { uint128 held; uint128 taken; uint128 refunded; uint128 withdrawing; uint64 withdrawAt; uint64 sequence; }
         function WINDOW_SECONDS() returns (uint64);
         function deposit(address node) payable;
         function settle(Voucher[] vouchers, bytes[] signatures, uint64 logSize) returns (uint256 index);
+        function redeem(Authorisation authorisation, bytes signature, uint64 size, uint64 index, LoggedClaim logged) returns (uint256 bucket);
+        function redeemed(address client, address node, uint64 sequence) returns (bool);
         function release(address node, uint256 index);
         function releaseReserve(address node);
         function reserves(address node) returns (uint256);

@@ -236,15 +236,15 @@ async fn every_node_that_answers_is_paid_once() {
     let seen = ask(&network, 5, false).await;
     assert_eq!((seen.status, seen.header("og-replicas")), (200, "agreed 3 of 5"), "{}", seen.body);
     assert_eq!(network.refusals(), 1, "its pocket was filled and it was asked again");
-    let promised = network.promised(4, 80).await;
-    let totals: Vec<_> = (0..5).map(|i| promised[&address(i)].to::<u64>()).collect();
-    // Who reveals nothing gets nothing; the first request promised it the nothing that it is owed.
+    let owed = network.owed(4, 80).await;
+    let totals: Vec<_> = (0..5).map(|i| owed[&address(i)].to::<u64>()).collect();
+    // Who reveals nothing gets nothing.
     assert_eq!(totals, [80, 80, 80, 80, 0]);
 
     let seen = ask(&network, 5, true).await;
     assert_eq!(seen.status, 200, "{}", seen.body);
-    let promised = network.promised(4, 160).await;
-    assert_eq!(promised[&address(1)].to::<u64>(), 160);
+    let owed = network.owed(4, 160).await;
+    assert_eq!(owed[&address(1)].to::<u64>(), 160);
     assert_eq!(network.refusals(), 1);
 }
 
@@ -253,8 +253,8 @@ async fn answers_without_a_majority_are_paid() {
     let network = Network::start_paid_group(&[Liar(0), Liar(1), Honest]).await;
     let seen = ask(&network, 3, false).await;
     assert_eq!((seen.status, code(&seen)), (502, json!("replicas_disagree")), "{}", seen.body);
-    let promised = network.promised(3, 80).await;
-    assert!((0..3).all(|i| promised[&address(i)].to::<u64>() == 80), "{promised:?}");
+    let owed = network.owed(3, 80).await;
+    assert!((0..3).all(|i| owed[&address(i)].to::<u64>() == 80), "{owed:?}");
 }
 
 #[tokio::test]

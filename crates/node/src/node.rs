@@ -375,6 +375,23 @@ impl Operator {
         }
     }
 
+    /// Takes the prices of single answers whose clients went away.
+    async fn redeem(&self, till: &Till, posted: u64) -> anyhow::Result<()> {
+        let gas_price: U256 = self.rpc.call("eth_gasPrice", serde_json::json!([])).await?;
+        for redemption in till.redemptions(posted, gas_price)? {
+            let call = Call::new(self.network.contracts.escrow, redemption.call).called("redeem");
+            match self.court.send_call(call.within(EARN_INTERVAL)).await {
+                Ok(_) => {
+                    till.redeemed(redemption.client, redemption.sequence)?;
+                    info!(client = %redemption.client, "took the price of an answer without a voucher");
+                }
+                // It is tried again until it is too late.
+                Err(e) => warn!(client = %redemption.client, "an authorisation was not taken: {e}"),
+            }
+        }
+        Ok(())
+    }
+
     async fn earn_once(&self, till: &Till, released: &mut U256) -> anyhow::Result<()> {
         let escrow = self.network.contracts.escrow;
         let posted = self.posted.load(Ordering::Acquire);
@@ -383,6 +400,9 @@ impl Operator {
         {
             self.court.send_call(Call::new(escrow, call).called("settle")).await?;
             info!("took what clients have promised");
+        }
+        if posted > 0 {
+            self.redeem(till, posted).await?;
         }
         let node = self.court.me();
         // Bonds of those who were wrong about this node. Both judges keep their books in the same way.

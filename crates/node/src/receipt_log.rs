@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
-use types::{Address, B256, Disclose, Disclosure, LogProof, Receipt, ReceiptId, U256, merkle};
+use types::{Address, B256, Bytes, Disclose, Disclosure, LogProof, Receipt, ReceiptId, U256, merkle};
 
 const RECEIPTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("receipts");
 const INDEX: TableDefinition<'_, [u8; 32], u64> = TableDefinition::new("index");
@@ -17,10 +17,12 @@ const INDEX: TableDefinition<'_, [u8; 32], u64> = TableDefinition::new("index");
 /// Answers behind receipts, as JSON of [`Kept`].
 const ANSWERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("answers");
 
-/// A client's total in wei (big-endian), and its signature.
-type Promise = ([u8; 32], &'static [u8]);
+/// A client's total in wei (big-endian), the sequence that it covers, and its signature.
+type Voucher = ([u8; 32], u64, &'static [u8]);
 /// What clients have promised.
-const PROMISES: TableDefinition<'_, [u8; 20], Promise> = TableDefinition::new("promises");
+const VOUCHERS: TableDefinition<'_, [u8; 20], Voucher> = TableDefinition::new("vouchers");
+/// Authorisations of answers that no voucher covers yet, as JSON of [`Slip`], by client and sequence.
+const SLIPS: TableDefinition<'_, ([u8; 20], u64), &[u8]> = TableDefinition::new("slips");
 
 /// Most answers that are deleted at once.
 const FORGET_MAX: usize = 1024;
@@ -34,6 +36,17 @@ pub(crate) struct Kept {
     pub(crate) disclose: Disclose,
     /// Request and answer.
     pub(crate) disclosure: Disclosure,
+}
+
+/// A client's authorisation of one answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Slip {
+    pub(crate) client: Address,
+    pub(crate) receipt: ReceiptId,
+    pub(crate) max_price: U256,
+    pub(crate) sequence: u64,
+    pub(crate) expiry: u64,
+    pub(crate) signature: Bytes,
 }
 
 /// Most entries of one write.
@@ -60,6 +73,7 @@ struct Entry {
     leaf: B256,
     bytes: Vec<u8>,
     answer: Vec<u8>,
+    slip: Option<(Slip, Vec<u8>)>,
     /// The index, or why there is none.
     result: Mutex<Option<Result<u64, String>>>,
 }
@@ -78,7 +92,8 @@ impl ReceiptLog {
         write.open_table(RECEIPTS)?;
         write.open_table(INDEX)?;
         write.open_table(ANSWERS)?;
-        write.open_table(PROMISES)?;
+        write.open_table(VOUCHERS)?;
+        write.open_table(SLIPS)?;
         write.commit()?;
         let mut tree = merkle::Log::default();
         let read = db.begin_read()?;
@@ -90,13 +105,20 @@ impl ReceiptLog {
         Ok(Self { db, tree: Mutex::new(tree), queue: Mutex::default(), written: Condvar::new() })
     }
 
-    /// Appends a receipt; it is on disk when this returns. Its index.
-    pub(crate) fn append(&self, receipt: &Receipt, answer: &Kept) -> anyhow::Result<u64> {
+    /// Appends a receipt, with what it is paid with; both are on disk when this returns. Its index.
+    pub(crate) fn append(
+        &self,
+        receipt: &Receipt,
+        answer: &Kept,
+        slip: Option<&Slip>,
+    ) -> anyhow::Result<u64> {
+        let slip = slip.map(|slip| anyhow::Ok((slip.clone(), serde_json::to_vec(slip)?))).transpose()?;
         let entry = Arc::new(Entry {
             id: receipt.claim.receipt_id(),
             leaf: merkle::leaf_hash(&receipt.log_leaf()?),
             bytes: receipt.encode(),
             answer: serde_json::to_vec(answer)?,
+            slip,
             result: Mutex::new(None),
         });
         let mut queue = lock(&self.queue);
@@ -149,6 +171,7 @@ impl ReceiptLog {
             let mut ids = write.open_table(INDEX)?;
             let mut receipts = write.open_table(RECEIPTS)?;
             let mut answers = write.open_table(ANSWERS)?;
+            let mut slips = write.open_table(SLIPS)?;
             for entry in group {
                 // Signing two receipts under one id would be equivocation.
                 if ids.get(entry.id.0.0)?.is_some() {
@@ -158,6 +181,9 @@ impl ReceiptLog {
                 ids.insert(entry.id.0.0, next)?;
                 receipts.insert(next, entry.bytes.as_slice())?;
                 answers.insert(next, entry.answer.as_slice())?;
+                if let Some((slip, bytes)) = &entry.slip {
+                    slips.insert((slip.client.into_array(), slip.sequence), bytes.as_slice())?;
+                }
                 out.push(Ok(next));
                 next += 1;
             }
@@ -175,35 +201,52 @@ impl ReceiptLog {
         Ok(Some((Receipt::decode(bytes.value())?, index)))
     }
 
-    /// Payer and price of every answer that somebody pays for.
-    pub(crate) fn prices(&self) -> anyhow::Result<Vec<(Address, u128)>> {
+    /// Every client's voucher: total in wei, sequence and signature.
+    pub(crate) fn vouchers(&self) -> anyhow::Result<Vec<(Address, U256, u64, Bytes)>> {
         let read = self.db.begin_read()?;
         let mut out = Vec::new();
-        for entry in read.open_table(RECEIPTS)?.iter()? {
-            let claim = Receipt::decode(entry?.1.value())?.claim;
-            if !claim.payer.is_zero() {
-                out.push((claim.payer, claim.price));
-            }
-        }
-        Ok(out)
-    }
-
-    /// Largest promise of every client: total in wei and signature.
-    pub(crate) fn promises(&self) -> anyhow::Result<Vec<(Address, U256, Vec<u8>)>> {
-        let read = self.db.begin_read()?;
-        let mut out = Vec::new();
-        for entry in read.open_table(PROMISES)?.iter()? {
+        for entry in read.open_table(VOUCHERS)?.iter()? {
             let (client, value) = entry?;
-            let (total, signature) = value.value();
-            out.push((Address::from(client.value()), U256::from_be_bytes(total), signature.to_vec()));
+            let (total, sequence, signature) = value.value();
+            let signature = Bytes::copy_from_slice(signature);
+            out.push((Address::from(client.value()), U256::from_be_bytes(total), sequence, signature));
         }
         Ok(out)
     }
 
-    /// Keeps a client's largest promise.
-    pub(crate) fn keep_promise(&self, client: Address, total: U256, signature: &[u8]) -> anyhow::Result<()> {
+    /// Authorisations that no voucher covers.
+    pub(crate) fn slips(&self) -> anyhow::Result<Vec<Slip>> {
+        let read = self.db.begin_read()?;
+        let mut out = Vec::new();
+        for entry in read.open_table(SLIPS)?.iter()? {
+            out.push(serde_json::from_slice(entry?.1.value())?);
+        }
+        Ok(out)
+    }
+
+    /// Keeps a client's voucher in place of the authorisations up to its sequence.
+    pub(crate) fn keep_voucher(
+        &self,
+        client: Address,
+        total: U256,
+        sequence: u64,
+        signature: &[u8],
+    ) -> anyhow::Result<()> {
         let write = self.db.begin_write()?;
-        write.open_table(PROMISES)?.insert(client.into_array(), (total.to_be_bytes::<32>(), signature))?;
+        {
+            let value = (total.to_be_bytes::<32>(), sequence, signature);
+            write.open_table(VOUCHERS)?.insert(client.into_array(), value)?;
+            let covered = (client.into_array(), 0)..=(client.into_array(), sequence);
+            write.open_table(SLIPS)?.retain_in(covered, |_, _| false)?;
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// Forgets an authorisation that was taken or is too old.
+    pub(crate) fn drop_slip(&self, client: Address, sequence: u64) -> anyhow::Result<()> {
+        let write = self.db.begin_write()?;
+        write.open_table(SLIPS)?.remove((client.into_array(), sequence))?;
         write.commit()?;
         Ok(())
     }

@@ -59,6 +59,6 @@ pub use seal::Seal;
 pub use validators::{
     Equivocation, FINALIZE, Handover, NOTARIZE, NULLIFY, VALIDATOR_SET_REQUEST, Validator, ValidatorSet, Vote,
 };
-pub use voucher::Voucher;
+pub use voucher::{Authorisation, EscrowDomain, Voucher};
 
 pub use alloy_primitives::{Address, B256, Bytes, FixedBytes, U256, hex, keccak256};

@@ -346,3 +346,31 @@ proptest! {
         }
     }
 }
+
+/// Digests of another implementation (ethers 6, `TypedDataEncoder`).
+#[test]
+fn what_clients_sign_is_typed_data_of_this_network() {
+    use types::{Address, Authorisation, B256, EscrowDomain, U256, Voucher};
+    let (client, node) = (Address::repeat_byte(1), Address::repeat_byte(2));
+    let domain = EscrowDomain {
+        chain_id: 10_744,
+        genesis: B256::repeat_byte(0xab),
+        escrow: Address::repeat_byte(0x0e),
+    };
+    let voucher = Voucher { client, node, total: U256::from(5), sequence: 7 };
+    let authorisation = Authorisation {
+        client,
+        node,
+        receiptId: B256::repeat_byte(3),
+        maxPrice: U256::from(5),
+        sequence: 7,
+        expiry: 9,
+    };
+    let golden = [
+        "0x4d4bfab07e9bcf6eac11bf01df937e2cb9618755e4fb57498b7e014eb2cea86f",
+        "0x87b3b775397918fb23b91c3c8ac48a674b8a21ca26bb2bc7f24182f2cd08bbb4",
+    ];
+    assert_eq!([domain.digest(&voucher), domain.digest(&authorisation)].map(|d| d.to_string()), golden);
+    let elsewhere = EscrowDomain { genesis: B256::repeat_byte(0xac), ..domain };
+    assert_ne!(elsewhere.digest(&voucher), domain.digest(&voucher));
+}

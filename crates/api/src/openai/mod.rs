@@ -165,9 +165,9 @@ async fn audit(
 
 /// Takes a payment for answers that were given.
 async fn pay(State(s): State<Shared>, headers: HeaderMap) -> Result<Response, Fault> {
-    let payment = generate::header(&headers, "og-payment")?;
-    let payment = payment.ok_or_else(|| Fault::invalid("og-payment", "the header og-payment is missing"))?;
-    s.inference.pay(payment).await?;
+    let promise = generate::header(&headers, "og-voucher")?;
+    let promise = promise.ok_or_else(|| Fault::invalid("og-voucher", "the header og-voucher is missing"))?;
+    s.inference.pay(promise).await?;
     Ok(Json(json!({"status": "ok"})).into_response())
 }
 

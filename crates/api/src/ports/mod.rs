@@ -167,34 +167,80 @@ pub struct Ticket {
     pub client: u64,
 }
 
-/// A promise of coins: what a client owes a node in all, signed (EIP-712, see the contract `Escrow`).
+/// What a client pays for one answer with: its permission, signed (EIP-712, see the contract `Escrow`). It names this node and
+/// the receipt of this request, so it is worth nothing for anything else, and is used once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payment {
     /// Who pays.
     pub client: Address,
-    /// Everything that the client owes the node since ever, in wei.
-    pub total: U256,
-    /// Signature over client, node and total.
+    /// Most that the answer may cost, in wei.
+    pub max_price: U256,
+    /// Position among the client's authorisations for this node.
+    pub sequence: u64,
+    /// Unix time until which the node may begin, in seconds.
+    pub expiry: u64,
+    /// Signature over [`types::Authorisation`].
     pub signature: [u8; 65],
 }
 
 impl std::str::FromStr for Payment {
     type Err = String;
 
-    /// `client total signature`, separated by spaces.
+    /// `client max-price sequence expiry signature`, separated by spaces.
     fn from_str(s: &str) -> Result<Self, String> {
-        let mut parts = s.split(' ');
-        let (Some(client), Some(total), Some(signature), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err("a payment has three parts".into());
-        };
-        let signature: Bytes = signature.parse::<types::Bytes>().map_err(|e| e.to_string())?.0;
+        let ([client, max_price, sequence, expiry], signature) = signed(s)?;
         Ok(Self {
             client: client.parse().map_err(|_| "no address")?,
-            total: U256::from_str_radix(total, 10).map_err(|e| e.to_string())?,
-            signature: signature[..].try_into().map_err(|_| "a signature has 65 bytes")?,
+            max_price: number(max_price)?,
+            sequence: number(sequence)?.try_into().map_err(|_| "the sequence is too large")?,
+            expiry: number(expiry)?.try_into().map_err(|_| "the expiry is too large")?,
+            signature,
         })
+    }
+}
+
+/// A promise of coins: what a client owes a node in all, signed (EIP-712, see the contract `Escrow`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// Who pays.
+    pub client: Address,
+    /// Everything that the client owes the node since ever, in wei, for answers up to `sequence`.
+    pub total: U256,
+    /// The newest authorisation that the total pays.
+    pub sequence: u64,
+    /// Signature over [`types::Voucher`].
+    pub signature: [u8; 65],
+}
+
+impl std::str::FromStr for Promise {
+    type Err = String;
+
+    /// `client total sequence signature`, separated by spaces.
+    fn from_str(s: &str) -> Result<Self, String> {
+        let ([client, total, sequence], signature) = signed(s)?;
+        Ok(Self {
+            client: client.parse().map_err(|_| "no address")?,
+            total: number(total)?,
+            sequence: number(sequence)?.try_into().map_err(|_| "the sequence is too large")?,
+            signature,
+        })
+    }
+}
+
+/// `N` words and a signature, separated by spaces.
+fn signed<const N: usize>(text: &str) -> Result<([&str; N], [u8; 65]), String> {
+    let mut words: Vec<&str> = text.split(' ').collect();
+    let signature = words.pop().unwrap_or_default();
+    let words = words.try_into().map_err(|_| format!("expected {N} words and a signature"))?;
+    let signature: Bytes = signature.parse::<types::Bytes>().map_err(|e| e.to_string())?.0;
+    Ok((words, signature[..].try_into().map_err(|_| "a signature has 65 bytes")?))
+}
+
+/// A decimal number: digits only.
+fn number(text: &str) -> Result<U256, String> {
+    match text.bytes().all(|b| b.is_ascii_digit()) {
+        true => U256::from_str_radix(text, 10).map_err(|e| e.to_string()),
+        false => Err(format!("{text:?} is no decimal number")),
     }
 }
 
@@ -214,9 +260,9 @@ impl std::str::FromStr for AuditorPass {
 
     /// `auditor time signature`, separated by spaces.
     fn from_str(s: &str) -> Result<Self, String> {
-        let payment: Payment = s.parse()?;
-        let time = payment.total.try_into().map_err(|_| "no time")?;
-        Ok(Self { auditor: payment.client, time, signature: payment.signature })
+        let ([auditor, time], signature) = signed(s)?;
+        let auditor = auditor.parse().map_err(|_| "no address")?;
+        Ok(Self { auditor, time: number(time)?.try_into().map_err(|_| "no time")?, signature })
     }
 }
 
@@ -381,7 +427,7 @@ pub enum InferenceFault {
         "this node cannot give the assurance `{0}`; it gives `signed`, `audited`, and `replicated` with others"
     )]
     AssuranceUnavailable(Rung),
-    /// The client owes more than it has promised, or has no coins in its pocket for this node.
+    /// The request is not paid: nobody signed for it, the client owes too much, or its pocket for this node is too small.
     #[error("{0}")]
     PaymentRequired(String),
     /// The asker may not see this.
@@ -450,8 +496,8 @@ pub trait Inference: Send + Sync + 'static {
         size: u64,
         pass: Option<AuditorPass>,
     ) -> Result<Option<Shown>, InferenceFault>;
-    /// Takes a payment without a request.
-    async fn pay(&self, payment: Payment) -> Result<(), InferenceFault>;
+    /// Takes a promise for answers that were given. Strangers' promises cost nothing: they are not kept.
+    async fn pay(&self, promise: Promise) -> Result<(), InferenceFault>;
     /// The log's newest state.
     fn checkpoint(&self) -> LogCheckpoint;
     /// Inclusion of leaf `index` in the log's first `size` leaves.

@@ -2,15 +2,18 @@ use super::{Answered, Proxy};
 use crate::{
     ClientError,
     check::{Check, Checks},
-    contracts::ReceiptLog,
+    contracts::{ReceiptLog, receipt_log_slot},
     light::Checkpoint,
     proof::check_proof,
     rpc::{read_bounded, unreachable_at},
     trust::Trust,
 };
+use alloy_primitives::U256;
 use serde::{Deserialize, de::DeserializeOwned};
 use std::time::{Duration, Instant};
-use types::{Address, Bytes, LogProof, ModelManifest, PROOF_FORMAT, ProofFile, Receipt, ReceiptId, Rung};
+use types::{
+    Address, Bytes, LogProof, ModelManifest, PROOF_FORMAT, ProofFile, Receipt, ReceiptId, Rung, merkle,
+};
 
 const POLL: Duration = Duration::from_millis(200);
 /// Most batches of a log that are searched.
@@ -57,6 +60,29 @@ impl Proxy {
                 other => return other,
             }
         }
+    }
+
+    /// Whether an answer is in its node's log under a root that the ledger has, proved. False when the node has not posted it yet.
+    pub(super) async fn is_logged(&self, id: ReceiptId) -> Result<bool, ClientError> {
+        let answered = self.store.get(id)?;
+        let receipt = Receipt::decode(&answered.receipt)?;
+        let node = receipt.claim.node;
+        let base = &self.directory.endpoint(node).unwrap_or(answered.endpoint);
+        let logged: LoggedReceipt = self.get(&format!("{base}/og/v1/receipts/{id}")).await?;
+        let posted: PostedLog = self.get(&format!("{base}/og/v1/log/checkpoint")).await?;
+        let (index, size) = (logged.index, posted.posted_size);
+        if size <= index {
+            return Ok(false);
+        }
+        let url = format!("{base}/og/v1/log/inclusion?index={index}&size={size}");
+        let log: LogProof = self.get(&url).await?;
+        // The leaf is that of the receipt that we hold, whatever the node shows.
+        let leaf = merkle::leaf_hash(&receipt.log_leaf()?);
+        let root = merkle::root_from_path(leaf, index, size, &log.path)?;
+        let contract = self.network().network.contracts.receipt_log;
+        let head = self.ledger.head()?;
+        let slots = self.ledger.slots(head, contract, &[receipt_log_slot(node, size)]).await?;
+        Ok(slots.values.first() == Some(&U256::from_be_bytes(root.0)))
     }
 
     async fn assemble(

@@ -1,6 +1,6 @@
 //! One request at one node: what is sent, and the checks of what comes back.
 
-use super::{Answered, Proxy, Purse, budget::Reservation};
+use super::{Answered, Proxy, Purse, budget::Reservation, purse::Ticket};
 use crate::{
     ClientError, Offer, Refusal,
     check::{Check, Checks, Known, Outcome, check_answer},
@@ -10,6 +10,7 @@ use crate::{
 };
 use alloy_primitives::B256;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{
     sync::Arc,
@@ -41,6 +42,8 @@ pub(super) struct Exchange {
     pub(super) began: Instant,
     /// Money for the answer, while it is under way.
     pub(super) _reserved: Option<Arc<Reservation>>,
+    /// What the node was authorised with, until the answer was checked.
+    pub(super) ticket: Arc<Mutex<Option<Ticket>>>,
 }
 
 /// Why a node gave no answer.
@@ -80,7 +83,10 @@ impl Exchange {
         loop {
             let mut asking = self.proxy.http.post(&url);
             if let Some(purse) = &self.proxy.purse {
-                asking = asking.header("og-payment", purse.promise(self.offer.node).map_err(Miss::Own)?);
+                // Each try has its own authorisation: the node may have used the one before.
+                let ticket = purse.authorise(self.offer.node, self.id, self.most()).map_err(Miss::Own)?;
+                asking = asking.header("og-payment", &ticket.header);
+                *self.ticket.lock() = Some(ticket);
             }
             let sent = asking
                 .header("content-type", "application/json")
@@ -110,6 +116,11 @@ impl Exchange {
                 }
             }
         }
+    }
+
+    /// The most that the node may ask for this answer, in wei.
+    fn most(&self) -> u128 {
+        self.price_max.unwrap_or(u128::MAX).min(self.need.price(&self.offer))
     }
 
     /// What a node said instead of answering.
@@ -190,22 +201,16 @@ impl Exchange {
         Ok(summary)
     }
 
-    /// Promises the price of an answer that was checked, without making the client wait.
+    /// Notes the price of an answer that was checked: it is paid once the node has logged it.
     pub(super) fn pay(&self, claim: &Claim) {
         let (proxy, node) = (&self.proxy, self.offer.node);
-        let url = format!("{}/og/v1/payments", self.offer.endpoint);
-        let Some(purse) = proxy.purse.as_ref().filter(|_| !claim.payer.is_zero()) else { return };
-        purse.owe(node, claim.price);
+        let (Some(purse), Some(ticket)) = (&proxy.purse, self.ticket.lock().take()) else { return };
+        if claim.payer.is_zero() {
+            return;
+        }
+        purse.owe(&ticket, self.id, claim.price);
         proxy.budget.spend(claim.price);
         proxy.fill_ahead(node, claim.price);
-        let Ok(promise) = purse.promise(node) else { return };
-        let http = proxy.http.clone();
-        tokio::spawn(async move {
-            // The next request carries it again.
-            if let Err(e) = http.post(&url).header("og-payment", promise).send().await {
-                warn!(%node, "a payment was not taken: {e}");
-            }
-        });
     }
 
     /// What ties the receipt to this very exchange.

@@ -167,6 +167,7 @@ impl Ask {
             price_max: self.price_max,
             began: Instant::now(),
             _reserved: proxy.reserve(choice.need.price(offer)).map_err(Miss::Own)?,
+            ticket: Arc::default(),
         };
         let mut headers = self.headers.clone();
         headers.insert("og-proof", HeaderValue::from_static("inline"));

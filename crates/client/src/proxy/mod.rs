@@ -1,5 +1,6 @@
 //! A local server that speaks OpenAI and checks every answer before its end reaches the client.
 
+mod accounts;
 mod assemble;
 mod budget;
 mod disputes;
@@ -7,6 +8,7 @@ mod error;
 mod exchange;
 mod forward;
 mod metrics;
+mod paying;
 mod purse;
 mod relay;
 mod replicate;
@@ -127,7 +129,7 @@ impl Proxy {
         };
         directory.follow();
         let idle_max = config.idle_max;
-        Ok(Arc::new(Self {
+        let proxy = Arc::new(Self {
             ledger,
             directory,
             store,
@@ -139,7 +141,9 @@ impl Proxy {
             budget,
             unfilled: Mutex::default(),
             config,
-        }))
+        });
+        paying::follow(&proxy);
+        Ok(proxy)
     }
 
     /// Genesis hash of the network.

@@ -1,22 +1,24 @@
-//! Pays nodes: a pocket of coins for each in the escrow, and promises that grow with every answer that was checked.
+//! Pays nodes: a pocket of coins for each in the escrow, an authorisation for every request, and vouchers for the answers that
+//! were proved to be in the nodes' logs. Signing is local; the ledger is asked for deposits only.
 
-use crate::{ClientError, RpcClient, contracts::Escrow};
+use super::accounts::{Accounts, Answer};
+use crate::{ClientError, RpcClient, contracts::Escrow, files};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::SolCall as _;
-use serde::{Deserialize, Serialize};
+use parking_lot::Mutex;
 use std::{
-    collections::BTreeMap,
-    fs,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tracing::{info, warn};
-use types::{NetworkConfig, Voucher, signing};
+use types::{Authorisation, EscrowDomain, NetworkConfig, ReceiptId, Voucher, signing};
 use wallet::{Account, Call, Config, SendError, Wallet};
 
 /// How long a deposit is tried: the request that needs it waits.
 const DEPOSIT_MAX: Duration = Duration::from_secs(30);
+/// Time after a request in which its node may begin, in seconds: a queue, and clocks that differ.
+const EXPIRY_SECONDS: u64 = 600;
 
 /// Who pays, and how much is put into a pocket at once.
 #[derive(Clone, Debug)]
@@ -27,21 +29,15 @@ pub struct Payer {
     pub deposit: U256,
 }
 
-/// What is owed to each node in all, in wei; the file that survives a restart.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Totals(BTreeMap<Address, U256>);
-
 /// A paying account.
 pub(super) struct Purse {
     wallet: Wallet,
     payer: Payer,
     rpc: RpcClient,
-    network: NetworkConfig,
-    /// Hash of the network's genesis block.
-    genesis: B256,
+    domain: EscrowDomain,
     path: PathBuf,
-    totals: Mutex<Totals>,
-    /// One deposit at a time: their transactions have consecutive nonces.
+    accounts: Arc<Mutex<Accounts>>,
+    /// One deposit at a time: a second one for the same pocket would be too much.
     filling: tokio::sync::Mutex<()>,
 }
 
@@ -49,6 +45,26 @@ impl std::fmt::Debug for Purse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Purse({})", self.wallet.address())
     }
+}
+
+/// A request that was authorised. When it is dropped before its answer was checked, nothing is owed for it.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    accounts: Arc<Mutex<Accounts>>,
+    node: Address,
+    sequence: u64,
+    /// The header `og-payment`.
+    pub(super) header: String,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.accounts.lock().dropped(self.node, self.sequence);
+    }
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 impl Purse {
@@ -59,59 +75,93 @@ impl Purse {
         genesis: B256,
         path: PathBuf,
     ) -> Result<Self, ClientError> {
-        let fault = |reason: String| ClientError::File { path: path.display().to_string(), reason };
-        let totals = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| fault(e.to_string()))?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Totals::default(),
-            Err(e) => return Err(fault(e.to_string())),
-        };
+        let accounts = files::read::<Accounts>(&path)?.unwrap_or_default().restarted();
         let account = Account::new(payer.secret)?;
         let config = Config::new(account, network.chain_id)
             .kept_in(path.with_extension("calls.redb"))
             .patient_for(DEPOSIT_MAX);
         let wallet = Wallet::open(config, Arc::new(rpc.clone())).map_err(SendError::from)?;
-        let (totals, filling) = (Mutex::new(totals), tokio::sync::Mutex::default());
-        Ok(Self { wallet, payer, rpc, network, genesis, path, totals, filling })
+        let domain = EscrowDomain { chain_id: network.chain_id, genesis, escrow: network.contracts.escrow };
+        let (accounts, filling) = (Arc::new(Mutex::new(accounts)), tokio::sync::Mutex::default());
+        Ok(Self { wallet, payer, rpc, domain, path, accounts, filling })
     }
 
     pub(super) fn address(&self) -> Address {
         self.wallet.address()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Totals> {
-        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Authorises a node to answer the request with this receipt for at most `max_price` wei.
+    pub(super) fn authorise(
+        &self,
+        node: Address,
+        receipt: ReceiptId,
+        max_price: u128,
+    ) -> Result<Ticket, ClientError> {
+        let (client, expiry) = (self.address(), now().as_secs() + EXPIRY_SECONDS);
+        // Microseconds grow over restarts, too, with nothing to remember.
+        let sequence = self.accounts.lock().ask(node, now().as_micros() as u64);
+        let authorisation = Authorisation {
+            client,
+            node,
+            receiptId: receipt.0,
+            maxPrice: U256::from(max_price),
+            sequence,
+            expiry,
+        };
+        let signature = signing::sign(&self.payer.secret, self.domain.digest(&authorisation))?;
+        let signature = Bytes::from(signature.to_vec());
+        let header = format!("{client} {max_price} {sequence} {expiry} {signature}");
+        Ok(Ticket { accounts: self.accounts.clone(), node, sequence, header })
     }
 
-    /// The header `og-payment` for a node: all that it is owed.
-    pub(super) fn promise(&self, node: Address) -> Result<String, ClientError> {
-        let total = self.lock().0.get(&node).copied().unwrap_or_default();
-        let client = self.address();
-        let escrow = self.network.contracts.escrow;
-        let digest = Voucher { client, node, total }.digest(self.network.chain_id, self.genesis, escrow);
-        let signature = Bytes::from(signing::sign(&self.payer.secret, digest)?.to_vec());
-        Ok(format!("{client} {total} {signature}"))
+    /// Notes the price of an answer that was checked; it is paid once the node has logged it.
+    pub(super) fn owe(&self, ticket: &Ticket, id: ReceiptId, price: u128) {
+        self.accounts.lock().answered(ticket.node, ticket.sequence, id, U256::from(price), now().as_secs());
+        self.save();
     }
 
-    /// Notes the price of an answer that was checked.
-    pub(super) fn owe(&self, node: Address, price: u128) {
-        let mut totals = self.lock();
-        *totals.0.entry(node).or_default() += U256::from(price);
-        let draft = self.path.with_extension("tmp");
-        let written = serde_json::to_vec(&*totals)
-            .map_err(std::io::Error::other)
-            .and_then(|bytes| fs::write(&draft, bytes))
-            .and_then(|()| fs::rename(&draft, &self.path));
-        if let Err(e) = written {
+    fn save(&self) {
+        let saved = self.accounts.lock().clone();
+        if let Err(e) = files::write(&self.path, &saved) {
             warn!("what is owed could not be written to {}: {e}", self.path.display());
         }
+    }
+
+    /// Answers that were not proved to be logged, the oldest first.
+    pub(super) fn unlogged(&self, max: usize) -> Vec<Answer> {
+        self.accounts.lock().unlogged(max)
+    }
+
+    /// An answer was proved to be logged, or (`is_logged` false) will not be paid.
+    pub(super) fn settle(&self, answer: &Answer, is_logged: bool) {
+        self.accounts.lock().settled(answer, is_logged);
+        self.save();
+    }
+
+    /// Vouchers that were not sent yet: for each node the header `og-voucher`.
+    pub(super) fn vouchers(&self) -> Result<Vec<(Address, String)>, ClientError> {
+        let client = self.address();
+        let due = self.accounts.lock().due();
+        due.into_iter()
+            .map(|(node, total, sequence)| {
+                let digest = self.domain.digest(&Voucher { client, node, total, sequence });
+                let signature = Bytes::from(signing::sign(&self.payer.secret, digest)?.to_vec());
+                Ok((node, format!("{client} {total} {sequence} {signature}")))
+            })
+            .collect()
+    }
+
+    /// A node took the newest voucher, or will get the next one.
+    pub(super) fn sent(&self, node: Address) {
+        self.accounts.lock().sent(node);
     }
 
     /// Puts coins into the pocket for a node.
     pub(super) async fn fill(&self, node: Address) -> Result<(), ClientError> {
         let _one = self.filling.lock().await;
-        let escrow = self.network.contracts.escrow;
+        let escrow = self.domain.escrow;
         let pocket = self.rpc.view(escrow, &Escrow::pocketOfCall { client: self.address(), node }).await?;
-        let owed = self.lock().0.get(&node).copied().unwrap_or_default();
+        let owed = self.accounts.lock().owed(node);
         let free = (U256::from(pocket.taken) + U256::from(pocket.held)).saturating_sub(owed);
         // Another request may have filled it in the meantime.
         if free >= self.payer.deposit / U256::from(2) {

@@ -157,6 +157,7 @@ impl Question {
             price_max: self.ask.price_max,
             began: std::time::Instant::now(),
             _reserved: reserved.clone(),
+            ticket: Arc::default(),
         });
         Ok(Round {
             exchanges: exchanges.map(Arc::new).collect(),

@@ -22,7 +22,8 @@ use std::{
     time::Duration,
 };
 use types::{
-    Claim, Evidence, Receipt, ReceiptId, Rung, Seal, Tokens, Voucher, commit_bytes, commit_tokens,
+    Authorisation, Claim, EscrowDomain, Evidence, Receipt, ReceiptId, Rung, Seal, Tokens, commit_bytes,
+    commit_tokens,
     replica::{Commitment, RevealRequest, Revealed, commitment},
     signing,
 };
@@ -93,7 +94,6 @@ pub(super) async fn serve_all(shared: &Arc<Shared>, replicas: &[Replica]) {
         let router = Router::new()
             .route("/v1/chat/completions", post(commit))
             .route("/og/v1/reveal/{id}", post(reveal))
-            .route("/og/v1/payments", post(pay))
             .with_state(Arc::new(node));
         let url = serve(router).await;
         list.list(address(i), url);
@@ -111,18 +111,27 @@ impl Network {
         Self::build(Setup { replicas, payer: Some(payer), ..Setup::default() }).await
     }
 
-    /// What the proxy has promised to each node, once `count` nodes have a promise of `total`.
-    pub(crate) async fn promised(&self, count: usize, total: u64) -> HashMap<Address, U256> {
+    /// What the proxy owes each node for answers that it checked, once it owes `total` to `count` nodes. These nodes have no log on the
+    /// ledger, so it promises them nothing yet.
+    pub(crate) async fn owed(&self, count: usize, total: u64) -> HashMap<Address, U256> {
         for _ in 0..200 {
-            let promised = self.shared.promised.lock().clone();
-            if promised.values().filter(|t| **t == U256::from(total)).count() >= count {
+            if self.owed_now().values().filter(|t| **t == U256::from(total)).count() >= count {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         // One payment too many would come now.
         tokio::time::sleep(Duration::from_millis(100)).await;
-        self.shared.promised.lock().clone()
+        self.owed_now()
+    }
+
+    fn owed_now(&self) -> HashMap<Address, U256> {
+        let bytes = std::fs::read(self.folder("proxy").join("owed.totals")).unwrap_or_default();
+        let accounts: HashMap<Address, Value> = serde_json::from_slice(&bytes).unwrap_or_default();
+        let price =
+            |entry: &Value| entry["Answered"]["price"].as_str().map_or(U256::ZERO, |p| p.parse().unwrap());
+        let owed = |account: &Value| account["open"].as_object().unwrap().values().map(price).sum();
+        accounts.iter().map(|(node, account)| (*node, owed(account))).collect()
     }
 
     /// Times that nodes wanted more coins in the escrow.
@@ -178,31 +187,38 @@ fn say(node: &Node, stream: bool) -> (String, Vec<u32>) {
     (response, tokens)
 }
 
-/// Takes a promise; who gave it.
-fn take(node: &Node, headers: &HeaderMap) -> Option<Address> {
-    let promise = headers.get("og-payment")?.to_str().unwrap();
-    let parts: Vec<_> = promise.split(' ').collect();
-    let (client, total) = (parts[0].parse().unwrap(), parts[1].parse::<U256>().unwrap());
-    let signature: alloy_primitives::Bytes = parts[2].parse().unwrap();
-    let me = signing::address_of(&node.secret).unwrap();
+/// Reads the authorisation of a request; who gave it. It is signed for this node and this request.
+fn authorised_by(node: &Node, headers: &HeaderMap, receipt: ReceiptId) -> Option<Address> {
+    let payment = headers.get("og-payment")?.to_str().unwrap();
+    let [client, max_price, sequence, expiry, signature] =
+        payment.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let client = client.parse().unwrap();
+    let signature: alloy_primitives::Bytes = signature.parse().unwrap();
     let config = &node.shared.config;
-    let genesis = node.shared.genesis;
-    let digest =
-        Voucher { client, node: me, total }.digest(config.chain_id, genesis, config.contracts.escrow);
+    let domain = EscrowDomain {
+        chain_id: config.chain_id,
+        genesis: node.shared.genesis,
+        escrow: config.contracts.escrow,
+    };
+    let authorisation = Authorisation {
+        client,
+        node: signing::address_of(&node.secret).unwrap(),
+        receiptId: receipt.0,
+        maxPrice: max_price.parse().unwrap(),
+        sequence: sequence.parse().unwrap(),
+        expiry: expiry.parse().unwrap(),
+    };
+    let digest = domain.digest(&authorisation);
     assert_eq!(signing::recover(digest, signature[..].try_into().unwrap()).unwrap(), client);
-    let mut promised = node.shared.promised.lock();
-    let largest = promised.entry(me).or_default();
-    *largest = total.max(*largest);
     Some(client)
 }
 
-async fn pay(State(node): State<Arc<Node>>, headers: HeaderMap) -> Response {
-    take(&node, &headers).unwrap();
-    Json(json!({"status": "ok"})).into_response()
-}
-
 async fn commit(State(node): State<Arc<Node>>, headers: HeaderMap, body: Body) -> Response {
-    let payer = take(&node, &headers);
+    let nonce: B256 = text(&headers, "og-nonce").parse().unwrap();
+    let me = signing::address_of(&node.secret).unwrap();
+    let request_hash = Claim::request_commitment(&nonce, &body);
+    let id = Claim::receipt_id_of(node.shared.config.chain_id, node.shared.genesis, me, request_hash);
+    let payer = authorised_by(&node, &headers, id);
     let is_content = match node.replica {
         Replica::WantsCoins => node.is_content.swap(true, Ordering::SeqCst),
         other => other != Replica::NeverPaid,
@@ -220,11 +236,9 @@ async fn commit(State(node): State<Arc<Node>>, headers: HeaderMap, body: Body) -
         _ => {}
     }
     assert_eq!(text(&headers, "og-assurance"), "replicated");
-    let nonce: B256 = text(&headers, "og-nonce").parse().unwrap();
     let group: B256 = text(&headers, "og-group").parse().unwrap();
     let request: Value = serde_json::from_slice(&body).unwrap();
     let (response, tokens) = say(&node, request["stream"] == true);
-    let me = signing::address_of(&node.secret).unwrap();
     let mut claim: Claim = receipt(&node.shared, Attack::None, &nonce, &body, response.as_bytes()).claim;
     claim.node = me;
     claim.payer = payer.unwrap_or_default();

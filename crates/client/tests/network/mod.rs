@@ -6,7 +6,7 @@ pub(crate) mod chain;
 pub(crate) mod group;
 mod plain;
 
-use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes};
 use alloy_sol_types::SolCall as _;
 use axum::{
     Json, Router,
@@ -25,7 +25,7 @@ pub(crate) use plain::Attack;
 use plain::{Plain, answer, receipt};
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -50,11 +50,9 @@ struct Shared {
     calls: AtomicUsize,
     models: Mutex<Vec<ModelManifest>>,
     config: NetworkConfig,
-    genesis: B256,
+    pub(super) genesis: B256,
     anchor: (u64, B256),
     nodes: Mutex<Vec<Listed>>,
-    /// Largest promise that each node got.
-    promised: Mutex<HashMap<Address, U256>>,
     /// Times that a node wanted more coins in the escrow.
     refusals: AtomicUsize,
 }
@@ -183,7 +181,6 @@ impl Network {
             calls: AtomicUsize::new(0),
             models: Mutex::new(vec![manifest()]),
             nodes: Mutex::default(),
-            promised: Mutex::default(),
             refusals: AtomicUsize::new(0),
         });
         let mut rpc_urls = Vec::new();
@@ -369,6 +366,7 @@ fn view(s: &Shared, lie: Lie, input: &[u8]) -> Vec<u8> {
             refunded: 0,
             withdrawing: 0,
             withdrawAt: 0,
+            sequence: 0,
         }),
         other => panic!("{other:?}"),
     }

@@ -330,7 +330,7 @@ fn receipts(dir: &Path, seconds: u64) -> anyhow::Result<Value> {
             thread::spawn(move || -> anyhow::Result<()> {
                 let mut i = 0;
                 while Instant::now() < deadline {
-                    log.append(&receipt(w << 32 | i), &answer())?;
+                    log.append(&receipt(w << 32 | i), &answer(), None)?;
                     count.fetch_add(1, Ordering::Relaxed);
                     i += 1;
                 }

@@ -252,7 +252,7 @@ pub(super) fn run(args: &BenchTrustArgs) -> anyhow::Result<()> {
     let (prompt_tokens, output_tokens) = (prompt.clone(), output.clone());
     let disclosure = Disclosure { nonce, request, response, prompt_tokens, output_tokens };
     let began = Instant::now();
-    log.append(&receipt, &Kept { time_ms: 0, disclose: Disclose::None, disclosure })?;
+    log.append(&receipt, &Kept { time_ms: 0, disclose: Disclose::None, disclosure }, None)?;
     let append_ms = ms(began);
     let mut times = Vec::new();
     for _ in 0..5 {

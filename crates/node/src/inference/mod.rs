@@ -12,7 +12,7 @@ use crate::{
 };
 use api::ports::{
     AuditorPass, Embedded, Finish, GenerateEvent, GenerateJob, Inference, InferenceFault, Input, Load,
-    LogCheckpoint, ModelInfo, NodeInfo, Payment, Shown, Started, Ticket, Withheld,
+    LogCheckpoint, ModelInfo, NodeInfo, Promise, Shown, Started, Ticket, Withheld,
 };
 use async_trait::async_trait;
 use convert::{choosing, embedding_tokens, fault, join, logprob, prompt};
@@ -152,7 +152,7 @@ impl InferenceService {
         let receipt_id = Claim::receipt_id_of(identity.chain_id, identity.genesis, node, request_hash);
         let most = identity.price_input.saturating_mul(tokens.0 as u128);
         let most = most.saturating_add(identity.price_output.saturating_mul(u128::from(tokens.1)));
-        let tab = self.shared.till.admit(ticket.payment.as_ref(), most).await?;
+        let tab = self.shared.till.admit(ticket.payment.as_ref(), receipt_id, most).await?;
         let under_way = UnderWay::enter(&self.shared, receipt_id)?;
         if ticket.group.is_some() {
             self.shared.reveals.begin(receipt_id)?;
@@ -394,8 +394,8 @@ impl Inference for InferenceService {
         disclose::show(&self.shared, index, size, pass).await
     }
 
-    async fn pay(&self, payment: Payment) -> Result<(), InferenceFault> {
-        self.shared.till.take(&payment).await
+    async fn pay(&self, promise: Promise) -> Result<(), InferenceFault> {
+        self.shared.till.take(&promise).await
     }
 
     fn checkpoint(&self) -> LogCheckpoint {

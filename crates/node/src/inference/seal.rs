@@ -140,10 +140,11 @@ impl AnswerSealer {
             output_tokens: outcome.output.clone(),
         };
         let kept = Kept { time_ms: self.time_ms, disclose: self.disclose, disclosure };
-        self.under_way.shared.log.append(&receipt, &kept)?;
+        let slip = self.tab.as_ref().map(Tab::slip);
+        self.under_way.shared.log.append(&receipt, &kept, slip)?;
         self.under_way.shared.reveals.logged(receipt.claim.receipt_id());
         if let Some(tab) = &self.tab {
-            tab.owe(price)?;
+            tab.owe(price);
         }
         Ok(Seal {
             receipt: receipt.encode().into(),

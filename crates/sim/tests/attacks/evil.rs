@@ -451,7 +451,7 @@ impl Inference for Evil {
         }))
     }
 
-    async fn pay(&self, _: Payment) -> Result<(), InferenceFault> {
+    async fn pay(&self, _: Promise) -> Result<(), InferenceFault> {
         Ok(())
     }
     fn checkpoint(&self) -> LogCheckpoint {
