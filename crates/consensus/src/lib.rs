@@ -25,6 +25,7 @@ mod evidence;
 mod flusher;
 mod gossip;
 mod keys;
+mod lane;
 mod orchestrator;
 mod validator;
 
@@ -34,4 +35,5 @@ pub use chain::{Chain, ChainOptions};
 pub use engine::{Timing, start};
 pub use error::ConsensusError;
 pub use keys::ValidatorSecret;
+pub use lane::{LaneRules, Role};
 pub use validator::{Validator, ValidatorConfig};

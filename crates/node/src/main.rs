@@ -14,6 +14,7 @@ mod devnet;
 mod files;
 mod genesis;
 mod inference;
+mod lane;
 mod log_server;
 mod network_file;
 mod node;
