@@ -149,10 +149,13 @@ def test_registries_say_who_serves_what(contracts, devnet, ai, model):
 def test_anybody_can_publish_a_model(w3, account, contracts):
     manifest = b"\xc1\x80" + account.address.encode()
     model_id = w3.keccak(manifest)
-    receipt = transact(w3, account, contracts.ModelRegistry.functions.publish(model_id, manifest, ""))
+    fee, functions = contracts.ModelRegistry.functions.PUBLISH_FEE().call(), contracts.ModelRegistry.functions
+    receipt = transact(w3, account, functions.publish(model_id, manifest, ""), value=fee)
     assert receipt["status"] == 1 and contracts.ModelRegistry.functions.exists(model_id).call()
     with pytest.raises(ContractCustomError):
-        contracts.ModelRegistry.functions.publish(UNKNOWN, manifest, "").call({"from": account.address})
+        functions.publish(UNKNOWN, manifest, "").call({"from": account.address, "value": fee})
+    with pytest.raises(ContractCustomError):
+        functions.publish(w3.keccak(b"\xc0"), b"\xc0", "").call({"from": account.address})
 
 
 def test_strangers_cannot_post_to_a_log(account, contracts):

@@ -17,7 +17,7 @@ from web3.logs import DISCARD
 import proof_check
 from claims import checkpoint_signature, claim_bytes, parts_of, sign_digest, signed_claim
 from conftest import COIN, fund
-from court import HI, MOVE, WINDOW, key_of, refused, transact, until
+from court import CLOCK, HI, WINDOW, announce, announce_dispute, key_of, refused, transact, until
 from devnet import ROOT, og_verify
 from proof_file import read_file, write_file
 from test_proof import fetch
@@ -72,10 +72,13 @@ def stake_of(contracts, node):
 
 def test_claims_that_are_not_this_networks_are_refused(w3, devnet, contracts, liar, template, account):
     disputes = contracts.Disputes.functions
-    bond, claim = disputes.bondFor(liar.address).call(), template()
+    bond, claim = disputes.BOND().call(), template()
     good, signature = signed_claim(liar, claim)
+    id_of = lambda node, request=claim["request_hash"]: proof_check.receipt_id({**claim, "request_hash": request, "node": node.lower()})  # noqa: E731
+    salt = announce_dispute(w3, contracts, account, liar.address, id_of(liar.address))
     # The unchanged one would be heard.
-    disputes.open(good, signature, b"\0").call({"from": account.address, "value": bond})
+    disputes.open(good, signature, b"\0", salt).call({"from": account.address, "value": bond})
+    refused(w3, account, disputes.open(good, signature, b"\0", bytes(32)), "NotAnnounced()", value=bond)
     other = Account.create()
     flip = lambda data, at: data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]  # noqa: E731
     bad = {
@@ -90,18 +93,20 @@ def test_claims_that_are_not_this_networks_are_refused(w3, devnet, contracts, li
     }  # fmt: skip
     for name, (claim_data, by) in bad.items():
         with pytest.raises((ContractLogicError, Web3Exception)):
-            disputes.open(claim_data, by, b"\0").call({"from": account.address, "value": bond})
+            disputes.open(claim_data, by, b"\0", salt).call({"from": account.address, "value": bond})
             pytest.fail(f"{name} was heard")
-    refused(w3, account, disputes.open(good, signature, b"\0"), "WrongBond(uint256,uint256)", value=bond - 1)
+    salt = announce_dispute(w3, contracts, account, liar.address, id_of(liar.address))
+    refused(w3, account, disputes.open(good, signature, b"\0", salt), "WrongBond(uint256,uint256)", value=bond - 1)
     old = signed_claim(liar, claim, time_ms=claim["time_ms"] - (WINDOW + 60) * 1000)
-    refused(w3, account, disputes.open(*old, b"\0"), "OutsideWindow(uint64)", value=bond)
+    refused(w3, account, disputes.open(*old, b"\0", salt), "OutsideWindow(uint64)", value=bond)
     early = signed_claim(liar, claim, time_ms=claim["time_ms"] + 3600 * 1000)
-    refused(w3, account, disputes.open(*early, b"\0"), "OutsideWindow(uint64)", value=bond)
+    refused(w3, account, disputes.open(*early, b"\0", salt), "OutsideWindow(uint64)", value=bond)
     nobody = signed_claim(other, claim)
-    refused(w3, account, disputes.open(*nobody, b"\0"), "NotBonded(address)", value=bond)
+    salt = announce_dispute(w3, contracts, account, other.address, id_of(other.address))
+    refused(w3, account, disputes.open(*nobody, b"\0", salt), "NotBonded(address)", value=bond)
     for opening in (b"", b"\0\0", b"\2", b"\1"):
         with pytest.raises((ContractLogicError, Web3Exception)):
-            disputes.open(good, signature, opening).call({"from": account.address, "value": bond})
+            disputes.open(good, signature, opening, salt).call({"from": account.address, "value": bond})
             pytest.fail(f"the allegation {opening} was heard")
 
 
@@ -109,19 +114,23 @@ def test_a_claim_that_contradicts_itself_is_lost_at_once(w3, devnet, contracts, 
     disputes, challenger, second = contracts.Disputes, fund(w3, devnet), fund(w3, devnet)
     claim, before, burnt = template(), stake_of(contracts, liar.address), w3.eth.get_balance(BURN)
     wrong = signed_claim(liar, claim, price="71")
-    bond = disputes.functions.bondFor(liar.address).call()
-    receipt = transact(w3, challenger, disputes.functions.open(*wrong, b"\0"), value=bond)
+    bond = disputes.functions.BOND().call()
+    receipt_id = proof_check.receipt_id({**claim, "node": liar.address.lower()})
+    # Who sees the opening before it is in a block has announced nothing.
+    salt = announce_dispute(w3, contracts, challenger, liar.address, receipt_id)
+    refused(w3, second, disputes.functions.open(*wrong, b"\0", salt), "NotAnnounced()", value=bond)
+    late = announce_dispute(w3, contracts, second, liar.address, receipt_id)
+    receipt = transact(w3, challenger, disputes.functions.open(*wrong, b"\0", salt), value=bond)
     (ended,) = disputes.events.Ended().process_receipt(receipt, errors=DISCARD)
     assert ended["args"]["nodeLost"] and not ended["args"]["timedOut"]
     taken = before - stake_of(contracts, liar.address)
     bounty = disputes.functions.balances(challenger.address).call() - bond
     assert taken == disputes.functions.FRAUD_SLASH().call() > 0 and bounty == taken // 10
     assert w3.eth.get_balance(BURN) - burnt == taken - bounty
-    receipt_id = proof_check.raw(proof_check.receipt_id({**claim, "node": liar.address.lower()}))
-    finding, slashed = disputes.functions.lost(liar.address, receipt_id).call()
+    finding, slashed = disputes.functions.lost(liar.address, proof_check.raw(receipt_id)).call()
     assert (finding, slashed) == (2, taken)
     # Nobody can have it punished twice, and the winner takes its coins.
-    refused(w3, second, disputes.functions.open(*wrong, b"\0"), "AlreadyLost()", value=bond)
+    refused(w3, second, disputes.functions.open(*wrong, b"\0", late), "AlreadyLost()", value=bond)
     held = w3.eth.get_balance(challenger.address)
     transact(w3, challenger, disputes.functions.withdraw())
     assert w3.eth.get_balance(challenger.address) > held + bond + bounty - COIN // 100
@@ -134,18 +143,22 @@ def test_two_claims_under_one_receipt_id_slash_once(w3, devnet, contracts, liar,
     claim = template(request_hash="0x" + "22" * 32)
     one, two, three = (signed_claim(liar, claim, response_hash="0x" + d * 32) for d in ("11", "22", "33"))
     other = signed_claim(liar, claim, request_hash="0x" + "23" * 32)
-    refused(w3, reporter, disputes.functions.equivocation(*one, *one), "NoContradiction()")
-    refused(w3, reporter, disputes.functions.equivocation(*one, *other), "NoContradiction()")
+    receipt_id = proof_check.raw(proof_check.receipt_id({**claim, "node": liar.address.lower()}))
+    subject = disputes.functions.equivocationSubject(liar.address, receipt_id).call()
+    salt = announce(w3, contracts, reporter, subject)
+    refused(w3, reporter, disputes.functions.equivocation(*one, *one, salt), "NoContradiction()")
+    refused(w3, reporter, disputes.functions.equivocation(*one, *other, salt), "NoContradiction()")
+    refused(w3, reporter, disputes.functions.equivocation(*one, *two, bytes(32)), "NotAnnounced()")
     before = stake_of(contracts, liar.address)
-    transact(w3, reporter, disputes.functions.equivocation(*one, *two))
+    transact(w3, reporter, disputes.functions.equivocation(*one, *two, salt))
     taken = before - stake_of(contracts, liar.address)
     assert taken == disputes.functions.FRAUD_SLASH().call()
     assert disputes.functions.balances(reporter.address).call() == taken // 10
     for pair in ((one, two), (two, one), (one, three), (two, three)):
-        refused(w3, reporter, disputes.functions.equivocation(*pair[0], *pair[1]), "AlreadyPunished()")
+        refused(w3, reporter, disputes.functions.equivocation(*pair[0], *pair[1], salt), "AlreadyPunished()")
     forged = (two[0], sign_digest(Account.create(), Web3.keccak(two[0])))
     with pytest.raises((ContractLogicError, Web3Exception)):
-        disputes.functions.equivocation(*one, *forged).call({"from": reporter.address})
+        disputes.functions.equivocation(*one, *forged, salt).call({"from": reporter.address})
 
 
 def test_two_roots_of_one_size_slash_once(w3, devnet, contracts, liar):
@@ -153,7 +166,10 @@ def test_two_roots_of_one_size_slash_once(w3, devnet, contracts, liar):
     roots = [bytes([i]) * 32 for i in (1, 2, 3)]
     by = lambda key, root, size=size: checkpoint_signature(key, devnet.chain_id, liar.address, size, root)  # noqa: E731
     signatures = [by(liar, root) for root in roots]
-    call = disputes.functions.logEquivocation
+    salt = announce(w3, contracts, reporter, disputes.functions.forkSubject(liar.address, size).call())
+
+    def call(*args):
+        return disputes.functions.logEquivocation(*args, salt)
 
     def report(a, b, size=size):
         return call(liar.address, size, roots[a], signatures[a], roots[b], signatures[b])
@@ -181,7 +197,8 @@ def test_a_root_that_differs_from_the_posted_one_slashes(w3, devnet, contracts):
     posted, other = b"\x05" * 32, b"\x06" * 32
     transact(w3, key, contracts.ReceiptLog.functions.append(0, 3, posted))
     signed = lambda root: checkpoint_signature(key, devnet.chain_id, key.address, 3, root)  # noqa: E731
-    call = disputes.functions.logEquivocation
+    salt = announce(w3, contracts, reporter, disputes.functions.forkSubject(key.address, 3).call())
+    call = lambda *args: disputes.functions.logEquivocation(*args, salt)  # noqa: E731
     refused(w3, reporter, call(key.address, 3, posted, signed(posted), posted, b""), "NoContradiction()")
     transact(w3, reporter, call(key.address, 3, other, signed(other), posted, b""))
     assert stake_of(contracts, key.address) == 100 * COIN
@@ -191,24 +208,22 @@ def test_a_root_that_differs_from_the_posted_one_slashes(w3, devnet, contracts):
 def test_a_spam_challenge_fails_by_itself(w3, devnet, contracts, ask_node, node_api):
     """Somebody disputes an honest answer and then cannot move: the node's program answers, and ends the game in time."""
     disputes, spammer = contracts.Disputes, fund(w3, devnet)
-    claim, signature = parts_of(bytes.fromhex(ask_node(og_assurance="audited").headers["og-receipt"][2:]))
-    bond, stake, burnt = (
-        disputes.functions.bondFor(node_api.address).call(),
-        stake_of(contracts, node_api.address),
-        w3.eth.get_balance(BURN),
-    )
+    headers = ask_node(og_assurance="audited").headers
+    claim, signature = parts_of(bytes.fromhex(headers["og-receipt"][2:]))
+    bond, stake = disputes.functions.BOND().call(), stake_of(contracts, node_api.address)
     mine = disputes.functions.balances(node_api.address).call()
     wealth = w3.eth.get_balance(node_api.address)
-    receipt = transact(w3, spammer, disputes.functions.open(claim, signature, b"\0"), value=bond)
+    salt = announce_dispute(w3, contracts, spammer, node_api.address, headers["og-receipt-id"])
+    receipt = transact(w3, spammer, disputes.functions.open(claim, signature, b"\0", salt), value=bond)
     (opened,) = disputes.events.Opened().process_receipt(receipt, errors=DISCARD)
     game, args = opened["args"]["id"], opened["args"]
     assert (args["node"], args["defender"], args["turn"]) == (node_api.address, node_api.address, 1)
-    refused(w3, spammer, disputes.functions.open(claim, signature, b"\0"), "AlreadyTried()", value=2 * bond)
-    assert disputes.functions.bondFor(node_api.address).call() == 2 * bond, "each open dispute makes the next one dearer"
+    again = announce_dispute(w3, contracts, spammer, node_api.address, headers["og-receipt-id"])
+    refused(w3, spammer, disputes.functions.open(claim, signature, b"\0", again), "AlreadyTried()", value=bond)
     # The node's program moves without anybody's help.
     moves = until(
         lambda: disputes.events.Moved.get_logs(from_block=receipt["blockNumber"], argument_filters={"id": game}),
-        MOVE,
+        CLOCK,
         "the node moves",
     )
     state = moves[-1]["args"]["state"]
@@ -223,18 +238,20 @@ def test_a_spam_challenge_fails_by_itself(w3, devnet, contracts, ask_node, node_
     refused(w3, spammer, disputes.functions.timeout(game), "NotLate(uint64)")
     ended = until(
         lambda: disputes.events.Ended.get_logs(from_block=receipt["blockNumber"], argument_filters={"id": game}),
-        2 * MOVE + 15,
+        CLOCK + 30,
         "the node ends the game",
     )
     assert not ended[0]["args"]["nodeLost"] and ended[0]["args"]["timedOut"]
     assert w3.eth.get_transaction(ended[0]["transactionHash"])["from"] == node_api.address
     assert stake_of(contracts, node_api.address) == stake and disputes.functions.openCount(node_api.address).call() == 0
     # Half of the bond is the node's, half is burnt.
-    assert w3.eth.get_balance(BURN) - burnt == bond - bond // 2
+    at = ended[0]["blockNumber"]
+    assert w3.eth.get_balance(BURN, at) - w3.eth.get_balance(BURN, at - 1) == bond - bond // 2
     won = disputes.functions.balances(node_api.address).call() - mine
     assert won == bond // 2 or w3.eth.get_balance(node_api.address) > wealth + bond // 2 - COIN // 100
     assert disputes.functions.balances(spammer.address).call() == 0
-    refused(w3, spammer, disputes.functions.open(claim, signature, b"\0"), "AlreadyTried()", value=bond)
+    again = announce_dispute(w3, contracts, spammer, node_api.address, headers["og-receipt-id"])
+    refused(w3, spammer, disputes.functions.open(claim, signature, b"\0", again), "AlreadyTried()", value=bond)
 
 
 def test_the_node_takes_what_it_won(contracts, node_api):
@@ -290,11 +307,11 @@ def late(w3, devnet, contracts, http, model):
     return SimpleNamespace(key=key, answers=answers, root=root, posted=time_of, proof_of=proof_of)
 
 
-def logged(contracts, late, answer, size=2, **changes):
-    """The call that disputes an answer by its place in the log."""
+def logged(contracts, late, answer, salt, size=2, **changes):
+    """The call that disputes an answer by its place in the log; `salt` is the announcement's."""
     args = {"node": late.key.address, "index": answer["index"], "path": answer["path"], "opening": b"\0", **changes}
     place = (answer["claim"], answer["signature"], args["path"])
-    return contracts.Disputes.functions.openLogged(args["node"], size, args["index"], place, args["opening"])
+    return contracts.Disputes.functions.openLogged(args["node"], size, args["index"], place, args["opening"], salt)
 
 
 def failed_checks(devnet, path, data):
@@ -310,8 +327,9 @@ def test_an_answer_that_is_dated_back_is_not_audited_before_its_window(w3, contr
     """It came into the log a moment ago: by its own time nobody could dispute it, and so that time does not count."""
     until_time = late.posted + WINDOW
     for answer in late.answers:
-        bond = contracts.Disputes.functions.bondFor(late.key.address).call()
-        call = contracts.Disputes.functions.open(answer["claim"], answer["signature"], b"\0")
+        bond = contracts.Disputes.functions.BOND().call()
+        salt = announce_dispute(w3, contracts, account, late.key.address, answer["id"])
+        call = contracts.Disputes.functions.open(answer["claim"], answer["signature"], b"\0", salt)
         refused(w3, account, call, "OutsideWindow(uint64)", value=bond)
         data = late.proof_of(answer)
         failed = failed_checks(devnet, tmp_path / "proof.json", data)
@@ -329,25 +347,27 @@ def test_an_answer_that_is_dated_back_is_not_audited_before_its_window(w3, contr
 
 def test_it_is_disputed_by_its_place_in_the_log_and_lost(w3, contracts, devnet, late, tmp_path):
     disputes, challenger, (answer, other) = contracts.Disputes, fund(w3, devnet), late.answers
-    bond, before = disputes.functions.bondFor(late.key.address).call(), stake_of(contracts, late.key.address)
+    bond, before = disputes.functions.BOND().call(), stake_of(contracts, late.key.address)
+    salt = announce_dispute(w3, contracts, challenger, late.key.address, answer["id"])
     elsewhere = devnet.ready["nodes"][0]
     for error, call in [
-        ("NotInLog()", logged(contracts, late, answer, index=1)), ("NotInLog()", logged(contracts, late, answer, path=other["path"])),
-        ("NotInLog()", logged(contracts, late, answer, path=[bytes(32)])), ("BadPath()", logged(contracts, late, answer, path=[])),
-        ("BadPath()", logged(contracts, late, answer, index=2)), ("NotInLog()", logged(contracts, late, answer, size=1, path=[])),
-        ("BadPath()", logged(contracts, late, answer, size=1)),
-        ("WrongNode(address)", logged(contracts, late, answer, node=Web3.to_checksum_address(elsewhere))),
+        ("NotInLog()", logged(contracts, late, answer, salt, index=1)), ("NotInLog()", logged(contracts, late, answer, salt, path=other["path"])),
+        ("NotInLog()", logged(contracts, late, answer, salt, path=[bytes(32)])), ("BadPath()", logged(contracts, late, answer, salt, path=[])),
+        ("BadPath()", logged(contracts, late, answer, salt, index=2)), ("NotInLog()", logged(contracts, late, answer, salt, size=1, path=[])),
+        ("BadPath()", logged(contracts, late, answer, salt, size=1)),
+        ("WrongNode(address)", logged(contracts, late, answer, salt, node=Web3.to_checksum_address(elsewhere))),
     ]:  # fmt: skip
         refused(w3, challenger, call, error, value=bond)
-    receipt = transact(w3, challenger, logged(contracts, late, answer), value=bond)
+    receipt = transact(w3, challenger, logged(contracts, late, answer, salt), value=bond)
     (opened,) = disputes.events.Opened().process_receipt(receipt, errors=DISCARD)
     game, args = opened["args"]["id"], opened["args"]
     assert (args["node"], args["challenger"], args["turn"]) == (late.key.address, challenger.address, 1)
     assert "0x" + args["receiptId"].hex() == answer["id"]
-    refused(w3, challenger, logged(contracts, late, answer), "AlreadyTried()", value=2 * bond)
+    salt = announce_dispute(w3, contracts, challenger, late.key.address, answer["id"])
+    refused(w3, challenger, logged(contracts, late, answer, salt), "AlreadyTried()", value=bond)
     # The node cannot show that it computed this, and so it does not move.
     deadline = disputes.functions.gameOf(game).call()[1]
-    until(lambda: w3.eth.get_block("latest")["timestamp"] > deadline, 2 * MOVE + 15, "the node's time is over")
+    until(lambda: w3.eth.get_block("latest")["timestamp"] > deadline, CLOCK + 30, "the node's time is over")
     receipt = transact(w3, challenger, disputes.functions.timeout(game))
     (ended,) = disputes.events.Ended().process_receipt(receipt, errors=DISCARD)
     assert ended["args"]["nodeLost"] and ended["args"]["timedOut"]
@@ -369,8 +389,9 @@ def test_after_the_window_after_posting_nobody_can_dispute_it(w3, contracts, dev
     """The second one was not disputed in time. Nothing in its proof shows that its words were made up: both checkers accept it."""
     answer = late.answers[1]
     until(lambda: w3.eth.get_block("latest")["timestamp"] > late.posted + WINDOW + 2, WINDOW + 30, "the window closes")
-    bond = contracts.Disputes.functions.bondFor(late.key.address).call()
-    refused(w3, account, logged(contracts, late, answer), "OutsideWindow(uint64)", value=bond)
+    bond = contracts.Disputes.functions.BOND().call()
+    salt = announce_dispute(w3, contracts, account, late.key.address, answer["id"])
+    refused(w3, account, logged(contracts, late, answer, salt), "OutsideWindow(uint64)", value=bond)
     data = until(
         lambda: not failed_checks(devnet, tmp_path / "proof.json", data := late.proof_of(answer)) and data, 30, "the proof holds"
     )
@@ -382,8 +403,9 @@ def test_a_later_log_does_not_begin_the_time_anew(w3, contracts, late, account):
     answer, more = late.answers[1], sha256(b"\0another receipt").digest()
     root = sha256(b"\1" + late.root + more).digest()
     transact(w3, late.key, contracts.ReceiptLog.functions.append(2, 3, root))
-    bond = contracts.Disputes.functions.bondFor(late.key.address).call()
-    call = logged(contracts, late, answer, size=3, path=[*answer["path"], more])
+    bond = contracts.Disputes.functions.BOND().call()
+    salt = announce_dispute(w3, contracts, account, late.key.address, answer["id"])
+    call = logged(contracts, late, answer, salt, size=3, path=[*answer["path"], more])
     refused(w3, account, call, "LaterLog(uint64)", value=bond)
 
 

@@ -12,10 +12,11 @@ import pytest
 from eth_account import Account
 from eth_utils import keccak
 from web3 import Web3
+from web3.exceptions import ContractLogicError, Web3Exception
 
 import tlog_check
 from claims import checkpoint_signature, parts_of
-from court import key_of, until
+from court import announce, key_of, until
 from devnet import ROOT
 from proof_check import digest, raw, typed_claim
 
@@ -156,13 +157,16 @@ def test_the_accounts_signature_needs_no_other_key(log, devnet, node_api):
     assert signature != checkpoint_signature(Account.from_key(b"\x11" * 32), devnet.chain_id, node_api.address, size, root)
 
 
-def test_a_checkpoint_of_two_roots_costs_the_stake(log, contracts, devnet, node_api):
+def test_a_checkpoint_of_two_roots_costs_the_stake(log, w3, contracts, devnet, node_api, account):
     """A second root that the account would sign convicts it: only asked, not sent, for this node is honest."""
     _, size, root = tlog_check.read_checkpoint(checkpoint(log), log[1])
     key, other = key_of(devnet, "nodes", 0), bytes([root[0] ^ 1]) + root[1:]
     sign = lambda r: checkpoint_signature(key, devnet.chain_id, node_api.address, size, r)  # noqa: E731
-    call = contracts.Disputes.functions.logEquivocation(node_api.address, size, root, sign(root), other, sign(other))
-    call.call({"from": Web3.to_checksum_address("0x" + "11" * 20)})
+    salt = announce(w3, contracts, account, contracts.Disputes.functions.forkSubject(node_api.address, size).call())
+    call = contracts.Disputes.functions.logEquivocation(node_api.address, size, root, sign(root), other, sign(other), salt)
+    call.call({"from": account.address})
+    with pytest.raises((ContractLogicError, Web3Exception)):
+        call.call({"from": Web3.to_checksum_address("0x" + "11" * 20)})
 
 
 def test_tiles_are_immutable_files(log):

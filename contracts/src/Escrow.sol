@@ -10,15 +10,6 @@ import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Audits} from "./Audits.sol";
 import {ReceiptLog} from "./ReceiptLog.sol";
 
-/// @title IProceedings
-/// @notice What the escrow asks a judge.
-interface IProceedings {
-    /// @notice Open proceedings against a node.
-    /// @param node The node.
-    /// @return How many.
-    function openCount(address node) external view returns (uint256);
-}
-
 /// @title Escrow
 /// @notice Payments of clients to nodes. A client fills a pocket for one node and signs vouchers, each with all that it
 /// owes that node so far; the node takes what they say, and gets it when the time for disputes is over.
@@ -26,7 +17,8 @@ interface IProceedings {
 /// spend it nowhere else, and takes it out only after `WITHDRAW_SECONDS`, in which the node can still take it.
 /// Vouchers are cumulative: an old one is worth nothing after a newer one, and one taken twice pays nothing the second
 /// time. Earnings wait in buckets; all settlements of one sixteenth of `WINDOW_SECONDS` share one, so at most 17 are
-/// not yet due, and a node cannot hide its earnings from a refund behind many small ones.
+/// not yet due, and a node cannot hide its earnings from a refund behind many small ones. What open proceedings can cost is
+/// held: as much of a bucket that is due goes into a reserve, and the rest is paid.
 contract Escrow is EIP712, ReentrancyGuardTransient {
     using SafeCast for uint256;
 
@@ -93,6 +85,10 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
     /// @dev Pockets and buckets.
     mapping(address client => mapping(address node => Pocket)) private _pockets;
     mapping(address node => Bucket[]) private _buckets;
+    /// @notice What open proceedings can cost a node of its earnings, in wei.
+    mapping(address node => uint256) public holds;
+    /// @notice Earnings that were due while they were held, in wei.
+    mapping(address node => uint256) public reserves;
 
     /// @notice A client filled a pocket.
     /// @param client The client.
@@ -134,8 +130,13 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
     /// @notice A bucket was paid to its node.
     /// @param node The node.
     /// @param index The bucket.
-    /// @param amount How much, in wei.
+    /// @param amount How much, in wei: what was in it and in the reserve, less what stays there.
     event Released(address indexed node, uint256 indexed index, uint256 amount);
+
+    /// @notice A node was paid what is no longer held.
+    /// @param node The node.
+    /// @param amount How much, in wei.
+    event ReserveReleased(address indexed node, uint256 amount);
 
     /// @notice A client got money back for a wrong answer.
     /// @param client The client.
@@ -173,8 +174,6 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
     error NothingDue();
     /// @notice The bucket does not exist or is empty.
     error NothingToRelease();
-    /// @notice Proceedings against the node are open.
-    error OpenProceedings();
     /// @notice Only judges may call this.
     /// @param sender Who called.
     error OnlyJudge(address sender);
@@ -282,7 +281,7 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
         if (audit > 0) AUDITS.fund{value: audit}();
     }
 
-    /// @notice Pays a bucket to its node. Anybody may call this.
+    /// @notice Pays a bucket to its node, except what open proceedings hold. Anybody may call this.
     /// @param node The node.
     /// @param index The bucket.
     function release(address node, uint256 index) external nonReentrant {
@@ -291,21 +290,46 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
         uint256 amount = bucket.amount;
         if (amount == 0) revert NothingToRelease();
         if (block.timestamp < bucket.releaseAt) revert TooEarly(bucket.releaseAt);
-        if (IProceedings(DISPUTES).openCount(node) + IProceedings(JURY).openCount(node) > 0) revert OpenProceedings();
         bucket.amount = 0;
+        amount = _unheld(node, amount);
         emit Released(node, index, amount);
+        if (amount > 0) Address.sendValue(payable(node), amount);
+    }
+
+    /// @notice Pays a node what is in its reserve and no longer held. Anybody may call this.
+    /// @param node The node.
+    function releaseReserve(address node) external nonReentrant {
+        uint256 amount = _unheld(node, 0);
+        if (amount == 0) revert NothingToRelease();
+        emit ReserveReleased(node, amount);
         Address.sendValue(payable(node), amount);
     }
 
     // ---- what a judge does ----
 
-    /// @notice Gives a client money back out of the node's newest unpaid buckets.
+    /// @notice Holds a part of a node's earnings until the same judge calls `unhold`.
+    /// @param node The node.
+    /// @param amount The part, in wei. All holds together may be more than there is.
+    function hold(address node, uint256 amount) external onlyJudge {
+        holds[node] += amount;
+    }
+
+    /// @notice Takes back a `hold`.
+    /// @param node The node.
+    /// @param amount What was held, in wei.
+    function unhold(address node, uint256 amount) external onlyJudge {
+        holds[node] -= amount;
+    }
+
+    /// @notice Gives a client money back out of the node's reserve, and then out of its newest unpaid buckets.
     /// @param node The node.
     /// @param payer The client.
     /// @param amount How much, in wei; lowered to what the client paid and did not get back.
     /// @return paid What it gets.
     function refund(address node, address payer, uint256 amount) external onlyJudge returns (uint256 paid) {
         uint256 wanted = Math.min(amount, paidBy(payer, node));
+        paid = Math.min(reserves[node], wanted);
+        reserves[node] -= paid;
         Bucket[] storage list = _buckets[node];
         uint256 end = Math.saturatingSub(list.length, REFUND_BUCKETS);
         for (uint256 i = list.length; i > end && paid < wanted; --i) {
@@ -408,6 +432,14 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
         bucket.amount = (bucket.amount + amount).toUint128();
         (bucket.releaseAt, bucket.logSize) = (releaseAt, logSize);
         emit Settled(msg.sender, index, amount, audit, logSize, releaseAt);
+    }
+
+    /// @dev Adds what is due to a node's reserve, and takes out what is not held.
+    function _unheld(address node, uint256 due) private returns (uint256 amount) {
+        due += reserves[node];
+        uint256 kept = Math.min(holds[node], due);
+        reserves[node] = kept;
+        return due - kept;
     }
 
     /// @dev Credits a refund.

@@ -8,8 +8,8 @@ import {Escrow} from "./Escrow.sol";
 import {NodeRegistry} from "./NodeRegistry.sol";
 
 /// @title Judge
-/// @notice What all judges of nodes do with money: slash the stake, give the payer its money back, pay who reported,
-/// burn the rest, and keep what they owe until it is taken.
+/// @notice What all judges of nodes do with money: hold what a case can cost, slash the stake, give the payer its money
+/// back, pay who reported, burn the rest, and keep what they owe until it is taken.
 /// @dev The burnt part is sent to `BURN`, whose key nobody has, so that it is seen in that account. It is what makes a
 /// node that reports itself lose.
 abstract contract Judge is ReentrancyGuardTransient {
@@ -25,7 +25,7 @@ abstract contract Judge is ReentrancyGuardTransient {
 
     /// @notice What can be withdrawn, in wei.
     mapping(address owner => uint256) public balances;
-    /// @notice Open proceedings against a node.
+    /// @notice Open proceedings against a node. Nothing depends on the number: what they hold counts.
     mapping(address node => uint256) public openCount;
 
     /// @notice A node lost stake.
@@ -80,34 +80,36 @@ abstract contract Judge is ReentrancyGuardTransient {
         return sender == address(NODES);
     }
 
-    /// @dev Counts new proceedings, and keeps the node's stake here.
-    function _begin(address node) internal {
+    /// @dev Counts new proceedings, and keeps what they can cost the node: `slash` of its stake and `price` of its earnings.
+    function _begin(address node, uint256 slash, uint256 price) internal {
         (, uint256 stake,,) = NODES.nodeInfo(node);
         if (stake == 0) revert NotBonded(node);
         ++openCount[node];
-        NODES.hold(node);
+        if (slash > 0) NODES.hold(node, slash);
+        if (price > 0) ESCROW.hold(node, price);
     }
 
-    /// @dev Takes back `_begin`.
-    function _end(address node) internal {
+    /// @dev Takes back `_begin`; the amounts are what that was given.
+    function _end(address node, uint256 slash, uint256 price) internal {
         --openCount[node];
-        NODES.unhold(node);
+        if (slash > 0) NODES.unhold(node, slash);
+        if (price > 0) ESCROW.unhold(node, price);
     }
 
-    /// @dev Slashes a node by `amount`, pays the reporter, and gives the payer back what it paid for this answer: from the
-    /// node's earnings, and where they do not suffice from the stake. At most half of the stake that is left after the
-    /// bounty is used for that, so that a node that pays itself still loses.
+    /// @dev Slashes a node by `amount`, and gives the payer back what it paid for this answer: from the node's earnings, and
+    /// where they do not suffice from the stake. At most half of the stake that is left after the bounty is used for
+    /// that, so that a node that pays itself still loses.
     /// @return taken What the node lost.
+    /// @return bounty What of it is the reporter's, still here: the caller credits it.
     /// @return left What is left of it, still here: the caller burns it.
-    function _punish(address node, bytes32 receiptId, uint256 amount, address reporter, address payer, uint256 price)
+    function _punish(address node, bytes32 receiptId, uint256 amount, address payer, uint256 price)
         internal
-        returns (uint256 taken, uint256 left)
+        returns (uint256 taken, uint256 bounty, uint256 left)
     {
         uint256 paid = payer == address(0) ? 0 : Math.min(price, ESCROW.paidBy(payer, node));
         uint256 refunded = paid == 0 ? 0 : ESCROW.refund(node, payer, paid);
         if (amount > 0) taken = NODES.slash(node, amount);
-        uint256 bounty = taken * BOUNTY_PERMILLE / 1000;
-        balances[reporter] += bounty;
+        bounty = taken * BOUNTY_PERMILLE / 1000;
         left = taken - bounty;
         uint256 missing = Math.min(paid - refunded, left / 2);
         if (missing > 0) {

@@ -249,7 +249,7 @@ contract Jury is Judge {
             revert ClaimNeeded();
         }
         AUDITS.onEscalated(node, index, msg.sender);
-        _begin(node);
+        _begin(node, TEXT_SLASH, entry.price);
         (entry.plaintiff, entry.node, entry.outcome) = (msg.sender, node, Outcome.Open);
         entry.blockNumber = uint64(block.number);
         entry.commitUntil = uint64(block.timestamp) + COMMIT_SECONDS;
@@ -298,7 +298,7 @@ contract Jury is Judge {
         _is(entry, Outcome.Open);
         uint64 end = entry.commitUntil + REVEAL_SECONDS;
         if (block.timestamp <= end) revert TooEarly(end);
-        _end(entry.node);
+        _end(entry.node, TEXT_SLASH, entry.price);
         if (entry.jurors < MIN_JURORS) {
             entry.outcome = Outcome.NoQuorum;
             balances[entry.plaintiff] += BOND;
@@ -403,8 +403,9 @@ contract Jury is Judge {
             DISPUTES.markLost(node, receiptId);
         }
         bool canary = AUDITS.onNodeLost(node, receiptId, entry.plaintiff);
-        (, uint256 left) =
-            _punish(node, receiptId, canary ? 0 : TEXT_SLASH, entry.plaintiff, entry.payer, entry.price);
+        (, uint256 bounty, uint256 left) =
+            _punish(node, receiptId, canary ? 0 : TEXT_SLASH, entry.payer, entry.price);
+        balances[entry.plaintiff] += bounty;
         entry.prize = uint128(Math.min(FEE, left));
         _burn(left - entry.prize);
     }

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.37;
 
+import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {Page} from "./Page.sol";
 import {Text} from "./Text.sol";
 
 /// @title ModelRegistry
 /// @notice Permissionless list of models, keyed by content. A model's id is the hash of its manifest, so nobody,
-/// its publisher included, can change what an id means. Entries are never changed or removed.
+/// its publisher included, can change what an id means. Entries are never changed or removed, and each costs
+/// `PUBLISH_FEE`, which is burnt.
 /// @dev The contract proves that a manifest hashes to its id. It does not parse the manifest: readers decode it strictly
-/// and ignore entries that do not decode. The recorded publisher is who paid for the entry first, not
+/// and ignore entries that do not decode. The fee cannot be a deposit: receipts name models for ever, so no entry is
+/// ever unused. It makes a long list expensive; readers should still list by offers (`NodeRegistry.models`), not from here. The recorded publisher is who paid for the entry first, not
 /// necessarily the author of the weights.
 contract ModelRegistry {
     /// @notice One published model.
@@ -27,6 +30,12 @@ contract ModelRegistry {
     uint256 public constant MAX_MANIFEST_BYTES = 16 * 1024;
     /// @notice Longest URI, in bytes.
     uint256 public constant MAX_URI_BYTES = 512;
+
+    /// @notice Where fees go: nobody has its key.
+    address payable public constant BURN = payable(0x000000000000000000000000000000000000dEaD);
+
+    /// @notice What an entry costs, in wei.
+    uint256 public immutable PUBLISH_FEE;
 
     /// @dev Published models.
     mapping(bytes32 modelId => Model) private _models;
@@ -56,11 +65,23 @@ contract ModelRegistry {
     /// @param modelId The id.
     error ModelNotFound(bytes32 modelId);
 
-    /// @notice Publishes a model. Anyone may; the first caller is recorded as publisher.
+    /// @notice The coins of the call are not `PUBLISH_FEE`.
+    /// @param given What they are, in wei.
+    /// @param fee What they must be.
+    error WrongFee(uint256 given, uint256 fee);
+
+    /// @notice Creates an empty registry.
+    /// @param publishFee What an entry costs, in wei.
+    constructor(uint256 publishFee) {
+        PUBLISH_FEE = publishFee;
+    }
+
+    /// @notice Publishes a model. Anyone may; the first caller is recorded as publisher. The coins of the call are `PUBLISH_FEE`.
     /// @param modelId keccak-256 of `manifest`.
     /// @param manifest Canonical RLP bytes, 1 to `MAX_MANIFEST_BYTES` bytes.
     /// @param uri Where the weights can be fetched: printable ASCII, at most `MAX_URI_BYTES` bytes; may be empty.
-    function publish(bytes32 modelId, bytes calldata manifest, string calldata uri) external {
+    function publish(bytes32 modelId, bytes calldata manifest, string calldata uri) external payable {
+        if (msg.value != PUBLISH_FEE) revert WrongFee(msg.value, PUBLISH_FEE);
         if (manifest.length == 0 || manifest.length > MAX_MANIFEST_BYTES) revert ManifestSize(manifest.length);
         bytes32 computed = keccak256(manifest);
         if (computed != modelId) revert ModelIdMismatch(modelId, computed);
@@ -71,6 +92,7 @@ contract ModelRegistry {
             Model({publisher: msg.sender, publishedAt: uint64(block.timestamp), manifest: manifest, uri: uri});
         _ids.push(modelId);
         emit ModelPublished(modelId, msg.sender, uri);
+        if (msg.value > 0) Address.sendValue(BURN, msg.value);
     }
 
     /// @notice Whether a model with this id was published.

@@ -3,6 +3,7 @@ pragma solidity ^0.8.37;
 
 import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {EnumerableSet} from "@openzeppelin/contracts/utils/structs/EnumerableSet.sol";
 import {ModelRegistry} from "./ModelRegistry.sol";
 import {Page} from "./Page.sol";
@@ -12,8 +13,8 @@ import {Text} from "./Text.sol";
 /// @notice Who serves which model, where, at which price, and with how much stake. Anyone who stakes may register; the
 /// sender's address is the node's name and the key that signs its receipts.
 /// @dev Life of an entry: `register` (active) -> `requestExit` (bonded, not listed) -> `withdraw` (gone). The stake
-/// stays locked for `UNBONDING_SECONDS` after `requestExit`, so that a node cannot cheat and leave at once, and longer
-/// while a slasher holds it. Two contracts, the slashers, may take stake: they judge what nodes signed. A node whose
+/// stays locked for `UNBONDING_SECONDS` after `requestExit`, so that a node cannot cheat and leave at once, and what a
+/// slasher holds of it longer. Two contracts, the slashers, may take stake: they judge what nodes signed. A node whose
 /// stake falls below `MIN_STAKE` leaves the lists as if it had asked to; one that lost all may register again at once.
 contract NodeRegistry is ReentrancyGuardTransient {
     using EnumerableSet for EnumerableSet.AddressSet;
@@ -62,11 +63,19 @@ contract NodeRegistry is ReentrancyGuardTransient {
     /// @notice Most models that one node offers; bounds the work of `requestExit`.
     uint256 public constant MAX_OFFERS = 64;
 
+    /// @notice Tokens of a long answer with its prompt: the usual context of large models.
+    uint256 public constant PRICE_TOKENS = 131_072;
+    /// @notice A long answer costs at most this part of `MIN_STAKE`: one in so many. What a wrong answer costs its node is a
+    /// fixed sum below `MIN_STAKE`, so what it can bring must be bounded; why 130, docs/economics.md says.
+    uint256 public constant PRICE_SHARE = 130;
+
     /// @notice Longest unbonding delay that a network can choose (a year), so that no stake is locked for ever.
     uint64 public constant MAX_UNBONDING_SECONDS = 365 days;
 
     /// @notice Smallest stake of a node, in wei; not zero.
     uint256 public immutable MIN_STAKE;
+    /// @notice Highest price of a token, in wei: `MIN_STAKE / PRICE_SHARE / PRICE_TOKENS`.
+    uint256 public immutable MAX_TOKEN_PRICE;
     /// @notice Time from `requestExit` until the stake can be withdrawn, in seconds.
     uint64 public immutable UNBONDING_SECONDS;
     /// @notice The registry that says which models exist.
@@ -87,8 +96,8 @@ contract NodeRegistry is ReentrancyGuardTransient {
     /// @dev Models with at least one offer.
     EnumerableSet.Bytes32Set private _offered;
 
-    /// @notice Open proceedings against a node; its stake cannot be withdrawn while there are any.
-    mapping(address node => uint256 count) public holds;
+    /// @notice What open proceedings against a node can cost it, in wei; that much of its stake cannot be withdrawn.
+    mapping(address node => uint256 amount) public holds;
 
     /// @notice A node registered.
     /// @param node The node.
@@ -169,6 +178,11 @@ contract NodeRegistry is ReentrancyGuardTransient {
     /// @param modelId The model.
     error UnknownModel(bytes32 modelId);
 
+    /// @notice The price of a token is above `MAX_TOKEN_PRICE`: no stake answers for it.
+    /// @param price The price in wei.
+    /// @param maximum `MAX_TOKEN_PRICE`.
+    error PriceTooHigh(uint256 price, uint256 maximum);
+
     /// @notice The node already offers `MAX_OFFERS` models: remove one first.
     /// @param maximum `MAX_OFFERS`.
     error TooManyOffers(uint256 maximum);
@@ -188,8 +202,8 @@ contract NodeRegistry is ReentrancyGuardTransient {
 
     /// @notice Proceedings against the node are open: wait for their end.
     /// @param node The node.
-    /// @param count How many.
-    error Held(address node, uint256 count);
+    /// @param amount What they hold, in wei: all that is left of its stake.
+    error Held(address node, uint256 amount);
 
     /// @notice Only `DISPUTES` and `JURY` may call this.
     /// @param sender Who called.
@@ -210,6 +224,7 @@ contract NodeRegistry is ReentrancyGuardTransient {
         if (unbondingSeconds > MAX_UNBONDING_SECONDS) revert InvalidUnbonding(unbondingSeconds);
         MODELS = models_;
         MIN_STAKE = minStake;
+        MAX_TOKEN_PRICE = minStake / PRICE_SHARE / PRICE_TOKENS;
         UNBONDING_SECONDS = unbondingSeconds;
         DISPUTES = disputes;
         JURY = jury;
@@ -257,12 +272,14 @@ contract NodeRegistry is ReentrancyGuardTransient {
         emit StakeAdded(msg.sender, msg.value, stake);
     }
 
-    /// @notice Offers a model, or changes its prices. A price of zero is allowed.
+    /// @notice Offers a model, or changes its prices. A price of zero is allowed, one above `MAX_TOKEN_PRICE` is not.
     /// @param modelId Id in the `ModelRegistry`.
     /// @param pricePerInputToken Price of a prompt token in wei.
     /// @param pricePerOutputToken Price of a generated token in wei.
     function setOffer(bytes32 modelId, uint128 pricePerInputToken, uint128 pricePerOutputToken) external onlyActive {
         if (!MODELS.exists(modelId)) revert UnknownModel(modelId);
+        uint256 highest = Math.max(pricePerInputToken, pricePerOutputToken);
+        if (highest > MAX_TOKEN_PRICE) revert PriceTooHigh(highest, MAX_TOKEN_PRICE);
         if (_modelsOf[msg.sender].add(modelId)) {
             if (_modelsOf[msg.sender].length() > MAX_OFFERS) revert TooManyOffers(MAX_OFFERS);
             _nodesOf[modelId].add(msg.sender);
@@ -285,15 +302,19 @@ contract NodeRegistry is ReentrancyGuardTransient {
         _exit(msg.sender);
     }
 
-    /// @notice Sends the stake back after the unbonding delay. The node may then register again.
+    /// @notice Sends the stake back after the unbonding delay, except what open proceedings hold: that can be had with another
+    /// call when they have ended. The node may register again when nothing is left here.
     function withdraw() external nonReentrant {
         Node storage node = _nodes[msg.sender];
         uint256 amount = node.stake;
         if (amount == 0 || _active.contains(msg.sender)) revert ExitNotRequested(msg.sender);
         if (block.timestamp < node.exitAt) revert StillUnbonding(node.exitAt);
-        if (holds[msg.sender] > 0) revert Held(msg.sender, holds[msg.sender]);
+        uint256 kept = Math.min(holds[msg.sender], amount);
+        if (kept == amount) revert Held(msg.sender, kept);
 
-        delete _nodes[msg.sender];
+        amount -= kept;
+        if (kept == 0) delete _nodes[msg.sender];
+        else node.stake = uint128(kept);
         emit Withdrawn(msg.sender, amount);
         Address.sendValue(payable(msg.sender), amount);
     }
@@ -318,16 +339,18 @@ contract NodeRegistry is ReentrancyGuardTransient {
         Address.sendValue(payable(msg.sender), taken);
     }
 
-    /// @notice Keeps a node from withdrawing until the same slasher calls `unhold`.
+    /// @notice Keeps a node from withdrawing a part of its stake until the same slasher calls `unhold`.
     /// @param node The node.
-    function hold(address node) external onlySlasher {
-        ++holds[node];
+    /// @param amount The part, in wei. All holds together may be more than the stake.
+    function hold(address node, uint256 amount) external onlySlasher {
+        holds[node] += amount;
     }
 
-    /// @notice Takes back one `hold`.
+    /// @notice Takes back a `hold`.
     /// @param node The node.
-    function unhold(address node) external onlySlasher {
-        --holds[node];
+    /// @param amount What was held, in wei.
+    function unhold(address node, uint256 amount) external onlySlasher {
+        holds[node] -= amount;
     }
 
     // ---- what a client reads ----

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 
 import {
-  audit, bond, commit, commitment, court, drawnOf, hash, join, Log, NOBODY, NOTHING, pass, reveal, RULES, step, TURN,
+  audit, bond, commit, commitment, court, dispute, drawnOf, hash, join, Log, NOBODY, NOTHING, pass, reveal, RULES, step, TURN,
 } from './court.mjs';
 import { Chain, COIN, MIN_STAKE, person, randomness, RECORD, reverts, SYSTEM, TX_GAS_MAX } from './evm.mjs';
 
@@ -305,7 +305,7 @@ test('audits: a fault that goes to a judge is paid, one that does not costs', as
   const back = (index, as = index, who = ann) => all.audits.send(who, 'back', [node, size, index, all.receipts.logged(as)]);
   await reverts(back(0), 'NotDisputed');
   const c = all.receipts.claims[0];
-  await all.disputes.send(ann, 'open', [c.claim, c.signature, step(TURN.node)], COIN);
+  await dispute(all, ann, c, step(TURN.node));
   await reverts(back(1, 0), 'NotInLog');
   await reverts(back(0, 0, ben), 'NotDisputed');
   const { events } = await back(0);
@@ -333,8 +333,7 @@ test('audits: "right" on a wrong answer', async () => {
   await reverts(lazy(0), 'NotFoundWrong');
   const game = async (index, by) => {
     const c = all.receipts.claims[index];
-    const value = await all.disputes.read('bondFor', node);
-    return all.disputes.send(by, 'open', [c.claim, c.signature, step(index === 1 ? TURN.node : TURN.challengerWon)], value);
+    return dispute(all, by, c, step(index === 1 ? TURN.node : TURN.challengerWon));
   };
   await game(0, ben);
   // A time-out says nothing about the answer.

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { after, audit, bond, client, commit, court, hash, join, Log, pass, reveal, RULES, settle, step, TURN } from './court.mjs';
+import { after, audit, bond, client, commit, court, dispute, hash, join, Log, pass, reveal, RULES, settle, step, TURN } from './court.mjs';
 import { COIN, MIN_STAKE, person, reverts, TX_GAS_MAX } from './evm.mjs';
 
 const node = person(1);
@@ -129,7 +129,7 @@ test('canary: a right answer is none: the auditor defends it and gets the bond',
   assert.equal((await all.auditors.read('auditorInfo', ann)).holds, 0n);
   // It protects the node no longer, and accuses nobody else.
   await reverts(accuse(all, ben), 'NoCanary');
-  await all.disputes.send(cid, 'open', [c.claim, c.signature, step(TURN.challengerWon)], COIN);
+  await dispute(all, cid, c, step(TURN.challengerWon));
   assert.equal(await nodeStake(all), 5n * MIN_STAKE - RULES.disputes.fraudSlash);
 });
 
@@ -180,7 +180,7 @@ test('canary: it is not lost, but costs its bond', async () => {
   await settle(all, node, 4, alice.voucher(node, COIN));
   await openCanary(all);
   const c = all.receipts.claims[1];
-  const { events } = await all.disputes.send(ann, 'open', [c.claim, c.signature, step(TURN.challengerWon)], COIN);
+  const { events } = await dispute(all, ann, c, step(TURN.challengerWon));
   assert.deepEqual(events.map((e) => e.name), ['Opened', 'Ended', 'CanaryPaidOut', 'Punished']);
   assert.equal(await nodeStake(all), 5n * MIN_STAKE);
   assert.equal(await owed(all, ann), canaryBond);
@@ -202,18 +202,19 @@ test('canary: no shield for a cheated client: planted after the dispute it is no
   receipts.add(2, () => ({ payer: alice.address, price: COIN }));
   // The client disputes receipt 4 before the log is posted; then the node plants a canary for it, and one for 5.
   const [four, five] = receipts.claims.slice(4);
-  const { values } = await all.disputes.send(cid, 'open', [four.claim, four.signature, step(TURN.node)], COIN);
+  const { values } = await dispute(all, cid, four, step(TURN.node));
   for (const index of [4, 5]) await all.audits.send(node, 'plantCanary', [secret(index)], canaryBond);
   await receipts.post();
   await settle(all, node, 6, alice.voucher(node, 2n * COIN));
   pass(all, commitSeconds);
   await reverts(openCanary(all, 4, { size: 6 }), 'NoCanary');
   await openCanary(all, 5, { size: 6 });
+  pass(all, RULES.disputes.clockSeconds);
   await all.disputes.send(cid, 'timeout', [values.id]);
   assert.equal(await nodeStake(all), 5n * MIN_STAKE - RULES.disputes.timeoutSlash);
   assert.equal(await all.escrow.read('balances', alice.address), COIN);
   // The opened one is lost to anybody who disputes, and the price too (0.9 coins are left of the earnings).
-  await all.disputes.send(cid, 'open', [five.claim, five.signature, step(TURN.challengerWon)], COIN);
+  await dispute(all, cid, five, step(TURN.challengerWon));
   assert.equal(await nodeStake(all), 5n * MIN_STAKE - RULES.disputes.timeoutSlash);
   assert.equal(await owed(all, cid), canaryBond);
   assert.equal(await all.escrow.read('balances', alice.address), 2n * COIN - COIN / 10n);
@@ -244,9 +245,9 @@ test('canary: a node that is its own auditor cannot end another’s proceedings 
   await audit(all, node, 4, [[node, [[1, 0]]]]);
   await openCanary(all);
   const c = all.receipts.claims[0];
-  await all.disputes.send(cid, 'open', [c.claim, c.signature, step(TURN.node)], COIN);
+  await dispute(all, cid, c, step(TURN.node));
   await accuse(all, node, TURN.challengerWon);
-  assert.deepEqual([await all.disputes.read('openCount', node), await all.nodes.read('holds', node)], [1n, 1n]);
+  assert.deepEqual([await all.disputes.read('openCount', node), await all.nodes.read('holds', node)], [1n, RULES.disputes.fraudSlash]);
 });
 
 test('canary: gas', async (t) => {
@@ -260,7 +261,7 @@ test('canary: gas', async (t) => {
   gas.claimCanary = (await all.audits.send(ann, 'claimCanary', [node, 1])).gas;
   gas.accuse = (await accuse(all, ben)).gas;
   const c = receipts.claims[2];
-  await all.disputes.send(ann, 'open', [c.claim, c.signature, step(TURN.node)], COIN);
+  await dispute(all, ann, c, step(TURN.node));
   gas.back = (await all.audits.send(ann, 'back', [node, size, 2, receipts.logged(2)])).gas;
   pass(all, canarySeconds);
   gas.reclaimCanary = (await all.audits.send(node, 'reclaimCanary', [1])).gas;

@@ -1,6 +1,6 @@
 // All contracts of escrow, audits and disputes, deployed as in genesis, with a mock of the referee.
 import { AbiCoder, getCreateAddress, keccak256, sha256, toBeHex, TypedDataEncoder, Wallet } from 'ethers';
-import { Chain, COIN, MIN_STAKE, person, RECORD, SYSTEM } from './evm.mjs';
+import { Chain, COIN, MIN_STAKE, person, PUBLISH_FEE, RECORD, SYSTEM } from './evm.mjs';
 
 const coder = AbiCoder.defaultAbiCoder();
 const REFEREE = '0x0000000000000000000000000000000000000a03';
@@ -9,6 +9,8 @@ export const NOBODY = `0x${'00'.repeat(20)}`;
 export const NOTHING = `0x${'00'.repeat(32)}`;
 /** Where burnt coins go. */
 export const BURN = '0x000000000000000000000000000000000000dead';
+/** A salt that is no secret. */
+const SALT = `0x${'5e'.repeat(32)}`;
 /** `keccak256(abi.encode(...))`. */
 export const hash = (types, values) => keccak256(coder.encode(types, values));
 
@@ -69,8 +71,8 @@ function referee(input) {
 export const RULES = {
   escrow: { withdrawSeconds: 1000n, windowSeconds: 1600n, auditPermille: 50n },
   disputes: {
-    bond: COIN, moveSeconds: 100n, windowSeconds: 1000n, fraudSlash: 4n * COIN, timeoutSlash: 3n * COIN,
-    bountyPermille: 250n, maxOpen: 3n,
+    bond: COIN, clockSeconds: 200n, openSeconds: 100n, windowSeconds: 1000n, fraudSlash: 4n * COIN,
+    timeoutSlash: 3n * COIN, bountyPermille: 250n,
   },
   auditors: { minStake: 5n * COIN, unbondingSeconds: 5000n },
   audits: {
@@ -96,7 +98,7 @@ export async function court(rules = {}) {
   const of = (name) => ({ ...RULES[name], ...rules[name] });
   const [escrow, auditors] = [of('escrow'), of('auditors')];
   const args = {
-    models: [],
+    models: [PUBLISH_FEE],
     nodes: [at.models, MIN_STAKE, 3600n, at.disputes, at.jury],
     log: [at.nodes],
     beacon: [],
@@ -141,6 +143,28 @@ export async function client(all, n, wei = 1000n * COIN) {
 /** Settles pairs of `client.voucher`. */
 export const settle = (all, node, size, ...pairs) =>
   all.escrow.send(node, 'settle', [pairs.map((p) => p[0]), pairs.map((p) => p[1]), size]);
+
+// ---- disputes ----
+
+/** What announcements are about. */
+export const subjects = {
+  dispute: (node, receiptId, opening) =>
+    hash(['string', 'address', 'bytes32', 'bytes32'], ['dispute', node, receiptId, keccak256(opening)]),
+  equivocation: (node, receiptId) => hash(['string', 'address', 'bytes32'], ['equivocation', node, receiptId]),
+  fork: (node, size) => hash(['string', 'address', 'uint64'], ['fork', node, size]),
+};
+/** What to announce. */
+export const announcement = (by, subject, salt = SALT) => hash(['address', 'bytes32', 'bytes32'], [by, subject, salt]);
+/** Announces something; returns the salt. */
+export async function announce(all, by, subject) {
+  await all.disputes.send(by, 'announce', [announcement(by, subject)]);
+  return SALT;
+}
+/** Announces a dispute about a claim and opens it. */
+export async function dispute(all, by, c, opening, value = COIN) {
+  const salt = await announce(all, by, subjects.dispute(c.node, c.receiptId, opening));
+  return all.disputes.send(by, 'open', [c.claim, c.signature, opening, salt], value);
+}
 
 // ---- logs ----
 
@@ -208,7 +232,6 @@ export async function join(all, auditors, stake = 10n * COIN) {
   }
 }
 
-const SALT = `0x${'5e'.repeat(32)}`;
 /** Commitment of an auditor. */
 export const commitment = (auditor, node, size, indices, verdicts, salt = SALT) =>
   hash(['address', 'address', 'uint64', 'uint64[]', 'uint8[]', 'bytes32'], [auditor, node, size, indices, verdicts, salt]);

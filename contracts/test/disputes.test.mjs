@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { getAddress, keccak256, toBeHex, TypedDataEncoder, Wallet } from 'ethers';
-import { after, bond, BURN, claim, client, court, Log, NOBODY, NOTHING, pass, RULES, settle, step, TURN } from './court.mjs';
+import {
+  after, announce, announcement, bond, BURN, claim, client, court, Log, NOBODY, NOTHING, pass, RULES, settle, step, subjects, TURN,
+} from './court.mjs';
 import { Chain, COIN, MIN_STAKE, person, reverts, TX_GAS_MAX } from './evm.mjs';
 
 const node = person(1);
 const hunter = person(5);
-const { moveSeconds, windowSeconds, fraudSlash, timeoutSlash } = RULES.disputes;
+const { clockSeconds, openSeconds, windowSeconds, fraudSlash, timeoutSlash } = RULES.disputes;
 const bounty = (slash) => slash / 4n;
 const receiptId = (n) => toBeHex(0x1d0000 + n, 32);
 
@@ -17,9 +19,9 @@ async function ready(rules) {
 }
 const signed = (all, n, fields = {}) => claim({ node, receiptId: receiptId(n), timeMs: all.chain.time * 1000n, ...fields });
 /** Opens a game and follows its state; `game.move(who, turn)` plays. */
-async function open(all, c, turn, { by = hunter, value, opening = step(turn) } = {}) {
-  value ??= await all.disputes.read('bondFor', c.node);
-  const { events, values, gas } = await all.disputes.send(by, 'open', [c.claim, c.signature, opening], value);
+async function open(all, c, turn, { by = hunter, value = COIN, opening = step(turn) } = {}) {
+  const salt = await announce(all, by, subjects.dispute(c.node, c.receiptId, opening));
+  const { events, values, gas } = await all.disputes.send(by, 'open', [c.claim, c.signature, opening, salt], value);
   const game = { id: values.id, events, gas, state: after(c.digest, opening), names: events.map((e) => e.name) };
   game.move = async (who, next, note) => {
     const moved = step(next, note);
@@ -37,10 +39,13 @@ test('disputes: the constructor rejects useless rules', async () => {
   const chain = await Chain.create();
   const deploy = (change) => chain.deploy('Disputes', [...Array(5).fill(NOBODY), { ...RULES.disputes, ...change }]);
   for (const change of [
-    { moveSeconds: 0n }, { moveSeconds: 31n * 86400n }, { windowSeconds: 366n * 86400n }, { bond: 1n << 96n }, { maxOpen: 0n },
-    { maxOpen: 1n << 16n }, { timeoutSlash: fraudSlash + 1n }, { fraudSlash: 1n << 128n }, { bountyPermille: 1001n },
+    { clockSeconds: 0n }, { openSeconds: 0n }, { windowSeconds: 366n * 86400n }, { bond: 1n << 96n },
+    { timeoutSlash: fraudSlash + 1n }, { fraudSlash: 1n << 128n }, { bountyPermille: 1001n },
+    // The longest game and the time for opening it must fit twice over into the window.
+    { windowSeconds: 2n * (clockSeconds + openSeconds) }, { clockSeconds: 1n << 63n }, { openSeconds: 1n << 63n },
   ]) await reverts(deploy(change), 'InvalidParams');
   await deploy({});
+  await deploy({ windowSeconds: 2n * (clockSeconds + openSeconds) + 1n });
 });
 
 test('disputes: a game that the challenger wins', async () => {
@@ -53,7 +58,7 @@ test('disputes: a game that the challenger wins', async () => {
   assert.deepEqual([receipt, state, turn], [receiptId(1), game.state, 1n]);
   const stored = await all.disputes.read('gameOf', 1);
   assert.deepEqual([stored.stateHash, stored.bond, stored.turn], [keccak256(game.state), COIN, 1n]);
-  assert.deepEqual([await all.nodes.read('holds', node), await all.disputes.read('openCount', node)], [1n, 1n]);
+  assert.deepEqual([await all.nodes.read('holds', node), await all.disputes.read('openCount', node)], [fraudSlash, 1n]);
 
   const { events } = await game.move(node, TURN.challenger, '0xabcd');
   assert.deepEqual(events.map((e) => [e.name, ...e.args.slice(1)]), [['Moved', 0n, game.state, step(0, '0xabcd')]]);
@@ -111,7 +116,7 @@ test('disputes: only who is on turn moves, from the right state, in time', async
   await reverts(all.disputes.send(node, 'move', [1, game.state, step(7)]), 'BadTurn', [7n]);
   await game.move(node, TURN.challenger);
   await reverts(game.move(node, TURN.challenger), 'NotYourTurn');
-  pass(all, moveSeconds);
+  pass(all, clockSeconds);
   await reverts(game.move(hunter, TURN.challengerWon), 'Late');
 });
 
@@ -131,7 +136,7 @@ test('disputes: who does not move loses, on each turn', async () => {
 
   const idle = await open(all, signed(all, 2), TURN.node);
   await idle.move(node, TURN.challenger);
-  pass(all, moveSeconds);
+  pass(all, clockSeconds);
   await all.disputes.send(node, 'timeout', [idle.id]);
   assert.deepEqual([await balance(all, node), await stake(all)], [COIN / 2n, 3n * MIN_STAKE - timeoutSlash]);
   await reverts(all.disputes.send(node, 'timeout', [idle.id]), 'NotYourTurn');
@@ -142,14 +147,16 @@ test('disputes: the claim must be signed, recent, and of a bonded node', async (
   const bad = { ...signed(all, 1), signature: `0x${'22'.repeat(65)}` };
   await reverts(open(all, bad, TURN.node), undefined);
   const at = (ms) => signed(all, 1, { timeMs: ms });
-  const value = COIN;
-  const next = () => (chain.time + 1n) * 1000n;
-  await reverts(open(all, at(next() - windowSeconds * 1000n - 1n), TURN.node, { value }), 'OutsideWindow');
-  await reverts(open(all, at(next() + 600_001n), TURN.node, { value }), 'OutsideWindow');
-  await reverts(open(all, at((1n << 64n) - 1n), TURN.node, { value }), 'OutsideWindow');
-  await open(all, at(next() - windowSeconds * 1000n), TURN.node, { value });
-  await open(all, signed(all, 2, { timeMs: next() + 600_000n }), TURN.node, { value: 2n * COIN });
-  await reverts(open(all, signed(all, 3, { node: person(2) }), TURN.node, { value }), 'NotBonded', [getAddress(person(2))]);
+  // The announcement is in the next block and must be made in the window; the opening is in the block after it.
+  const announced = () => (chain.time + 1n) * 1000n;
+  const opened = () => (chain.time + 2n) * 1000n;
+  const time = (windowSeconds - openSeconds) * 1000n;
+  await reverts(open(all, at(announced() - time - 1n), TURN.node), 'OutsideWindow');
+  await reverts(open(all, at(opened() + 600_001n), TURN.node), 'OutsideWindow');
+  await reverts(open(all, at((1n << 64n) - 1n), TURN.node), 'OutsideWindow');
+  await open(all, at(announced() - time), TURN.node);
+  await open(all, signed(all, 2, { timeMs: opened() + 600_000n }), TURN.node);
+  await reverts(open(all, signed(all, 3, { node: person(2) }), TURN.node), 'NotBonded', [getAddress(person(2))]);
 });
 
 /** A node's log of two claims whose time is long over, posted now. `begin(i)` disputes one with its place. */
@@ -158,9 +165,9 @@ async function backdated(all) {
   log.add(2, () => ({ timeMs: (all.chain.time - 5n * windowSeconds) * 1000n }));
   const size = await log.post();
   const posted = await all.log.read('timeOf', node, size);
-  const begin = async (i, { by = hunter, of = node, at = size, index = i, opening = step(TURN.challengerWon), value, ...parts } = {}) => {
-    value ??= await all.disputes.read('bondFor', of);
-    return all.disputes.send(by, 'openLogged', [of, at, index, { ...log.logged(i), ...parts }, opening], value);
+  const begin = async (i, { by = hunter, of = node, at = size, index = i, opening = step(TURN.challengerWon), value = COIN, ...parts } = {}) => {
+    const salt = await announce(all, by, subjects.dispute(node, log.claims[i].receiptId, opening));
+    return all.disputes.send(by, 'openLogged', [of, at, index, { ...log.logged(i), ...parts }, opening, salt], value);
   };
   return { log, size, posted, begin };
 }
@@ -178,10 +185,10 @@ test('disputes: a claim that its node dates back can be disputed from when it is
   assert.deepEqual([...(await lostOf(0))], [2n, fraudSlash]);
   await reverts(begin(0, { by: person(6) }), 'AlreadyLost');
   // One second after the window it is too late; at its end it is not.
-  chain.time = posted + windowSeconds;
-  await reverts(begin(1, { value: COIN }), 'OutsideWindow', [log.claims[1].timeMs]);
-  chain.time = posted + windowSeconds - 1n;
-  await begin(1, { value: COIN, opening: step(TURN.nodeWon) });
+  chain.time = posted + windowSeconds - openSeconds;
+  await reverts(begin(1), 'OutsideWindow', [log.claims[1].timeMs]);
+  chain.time = posted + windowSeconds - openSeconds - 1n;
+  await begin(1, { opening: step(TURN.nodeWon) });
   assert.deepEqual([...(await lostOf(1))], [0n, 0n]);
   assert.ok((await all.disputes.read('disputedAt', node, log.claims[1].receiptId)) > 0n);
 });
@@ -206,11 +213,10 @@ test('disputes: who disputes by a place in the log shows that place', async () =
   await reverts(begin(0, { signature: `0x${'22'.repeat(65)}` }), undefined);
   assert.equal(await all.disputes.read('gameCount'), 0n);
   // The bond, the one try and the limits are the same as without a place.
-  const args = [node, size, 0, log.logged(0), step(TURN.node)];
-  await reverts(all.disputes.send(hunter, 'openLogged', args, COIN - 1n), 'WrongBond', [COIN - 1n, COIN]);
-  await all.disputes.send(hunter, 'openLogged', args, COIN);
+  await reverts(begin(0, { opening: step(TURN.node), value: COIN - 1n }), 'WrongBond', [COIN - 1n, COIN]);
+  await begin(0, { opening: step(TURN.node) });
   await reverts(begin(0), 'AlreadyTried');
-  await reverts(open(all, log.claims[0], TURN.node, { value: 2n * COIN }), 'OutsideWindow');
+  await reverts(open(all, log.claims[0], TURN.node), 'OutsideWindow');
 });
 
 test('disputes: a later time in the claim lengthens the window, and one of the far future waits for its time', async () => {
@@ -219,11 +225,14 @@ test('disputes: a later time in the claim lengthens the window, and one of the f
   const ahead = chain.time + 5n * windowSeconds;
   log.add(1, () => ({ timeMs: ahead * 1000n }));
   const size = await log.post();
-  const begin = () => all.disputes.send(hunter, 'openLogged', [node, size, 0, log.logged(0), step(TURN.node)], COIN);
+  const begin = async () => {
+    const salt = await announce(all, hunter, subjects.dispute(node, log.claims[0].receiptId, step(TURN.node)));
+    return all.disputes.send(hunter, 'openLogged', [node, size, 0, log.logged(0), step(TURN.node), salt], COIN);
+  };
   await reverts(begin(), 'OutsideWindow');
-  chain.time = ahead + windowSeconds;
+  chain.time = ahead + windowSeconds - openSeconds;
   await reverts(begin(), 'OutsideWindow');
-  chain.time = ahead + windowSeconds - 1n;
+  chain.time = ahead + windowSeconds - openSeconds - 1n;
   await begin();
 });
 
@@ -237,28 +246,26 @@ test('disputes: a later log does not begin the time anew', async () => {
   await reverts(begin(0, { at: later }), 'LaterLog');
 });
 
-test('disputes: the bond grows with the open games, which are limited', async () => {
+test('disputes: the bond is the same whatever else is open', async () => {
   const { all, chain } = await ready();
-  const by = (n) => ({ by: person(3 + n) });
-  await reverts(open(all, signed(all, 1), TURN.node, { value: 0n }), 'WrongBond', [0n, COIN]);
-  for (let n = 0; n < 3; n++) {
-    const value = BigInt(n + 1) * COIN;
-    await reverts(open(all, signed(all, n), TURN.node, { ...by(n), value: value - 1n }), 'WrongBond', [value - 1n, value]);
-    await reverts(open(all, signed(all, n), TURN.node, { ...by(n), value: value + 1n }), 'WrongBond');
-    await open(all, signed(all, n), TURN.node, by(n));
+  for (let n = 0; n < 40; n++) {
+    const game = { by: person(3 + (n % 4)) };
+    if (n % 10 === 0) {
+      for (const value of [0n, COIN - 1n, COIN + 1n]) {
+        await reverts(open(all, signed(all, n), TURN.node, { ...game, value }), 'WrongBond', [value, COIN]);
+      }
+    }
+    await open(all, signed(all, n), TURN.node, game);
   }
-  await reverts(open(all, signed(all, 4), TURN.node, by(4)), 'TooManyOpen');
-  assert.equal(await chain.balance(all.disputes.address), 6n * COIN);
-  // Another node has its own count.
-  await bond(all, person(2));
-  await open(all, signed(all, 5, { node: person(2) }), TURN.node, { ...by(5), value: COIN });
+  assert.equal(await all.disputes.read('openCount', node), 40n);
+  assert.equal(await chain.balance(all.disputes.address), 40n * COIN);
 });
 
 test('disputes: a node cannot save itself by a friend’s game', async () => {
   const { all } = await ready();
   const friend = await open(all, signed(all, 1), TURN.node, { by: person(6) });
   const honest = await open(all, signed(all, 1), TURN.node);
-  pass(all, moveSeconds - 20n);
+  pass(all, clockSeconds - 20n);
   await honest.move(node, TURN.challenger);
   pass(all, 40n);
   await all.disputes.send(person(6), 'timeout', [friend.id]);
@@ -266,7 +273,9 @@ test('disputes: a node cannot save itself by a friend’s game', async () => {
   await honest.move(hunter, TURN.challengerWon);
   assert.equal(await stake(all), 3n * MIN_STAKE - fraudSlash);
   assert.deepEqual(await finding(all, 1), [2n, fraudSlash]);
-  assert.equal(await balance(all, hunter), 2n * COIN + bounty(fraudSlash - timeoutSlash));
+  // A verdict earns more than a game that ran out of time, whichever was opened first.
+  assert.equal(await balance(all, hunter), COIN + bounty(timeoutSlash) + bounty(fraudSlash - timeoutSlash));
+  assert.equal(await balance(all, person(6)), COIN);
 });
 
 test('disputes: a second verdict about one receipt slashes and refunds nothing more', async () => {
@@ -286,7 +295,90 @@ test('disputes: a second verdict about one receipt slashes and refunds nothing m
   }
   assert.equal(await stake(all), 3n * MIN_STAKE - fraudSlash);
   assert.equal(await all.escrow.read('balances', alice.address), COIN);
-  assert.equal(await balance(all, person(6)), 2n * COIN);
+  assert.equal(await balance(all, hunter), COIN + bounty(fraudSlash));
+  assert.equal(await balance(all, person(6)), COIN);
+});
+
+test('disputes: who copies an opening and moves faster gets no bounty', async () => {
+  const { all } = await ready();
+  const c = signed(all, 1);
+  const first = await open(all, c, TURN.node);
+  const copy = await open(all, c, TURN.node, { by: person(6) });
+  for (const [game, who] of [[copy, person(6)], [first, hunter]]) {
+    await game.move(node, TURN.challenger);
+    assert.equal(await balance(all, hunter), 0n);
+    await game.move(who, TURN.challengerWon);
+  }
+  assert.deepEqual([await balance(all, hunter), await balance(all, person(6))], [COIN + bounty(fraudSlash), COIN]);
+});
+
+test('disputes: only who announced it in an earlier block opens, and not much later', async () => {
+  const { all, chain } = await ready();
+  const c = signed(all, 1);
+  const opening = step(TURN.challengerWon);
+  const subject = subjects.dispute(node, c.receiptId, opening);
+  assert.equal(await all.disputes.read('disputeSubject', node, c.receiptId, opening), subject);
+  assert.equal(await all.disputes.read('announcementOf', hunter, subject, NOTHING), announcement(hunter, subject, NOTHING));
+  const begin = (by, salt, what = opening) => all.disputes.send(by, 'open', [c.claim, c.signature, what, salt], COIN);
+  await reverts(begin(hunter, NOTHING), 'NotAnnounced');
+  // What another announced, another salt, another opening.
+  const salt = await announce(all, hunter, subject);
+  await all.disputes.send(person(6), 'announce', [announcement(hunter, subject)]);
+  await reverts(begin(person(6), salt), 'NotAnnounced');
+  await reverts(begin(hunter, NOTHING), 'NotAnnounced');
+  await reverts(begin(hunter, salt, step(TURN.node)), 'NotAnnounced');
+  // In the same block it is too early: who sees an opening cannot announce it in front of it.
+  const now = chain.number;
+  await all.disputes.send(person(6), 'announce', [announcement(person(6), subject)]);
+  chain.number = now;
+  await reverts(begin(person(6), salt), 'NotAnnounced');
+  chain.time += openSeconds;
+  await reverts(begin(hunter, salt), 'NotAnnounced');
+  await announce(all, hunter, subject);
+  chain.time += openSeconds - 1n;
+  await begin(hunter, salt);
+  await reverts(begin(hunter, salt), 'NotAnnounced');
+});
+
+test('disputes: each side has its time for all of its moves', async () => {
+  const { all, chain } = await ready();
+  const game = await open(all, signed(all, 1), TURN.node);
+  const clocks = async () => {
+    const { challengerLeft, defenderLeft, deadline } = await all.disputes.read('gameOf', game.id);
+    return [challengerLeft, defenderLeft, deadline - chain.time];
+  };
+  const at = chain.time;
+  assert.deepEqual(await clocks(), [clockSeconds, clockSeconds, clockSeconds - 1n]);
+  chain.time = at + 49n;
+  await game.move(node, TURN.challenger);
+  chain.time = at + 150n - 1n;
+  await game.move(hunter, TURN.node);
+  assert.deepEqual((await clocks()).slice(0, 2), [clockSeconds - 100n, clockSeconds - 50n]);
+  // The node has 150 seconds left, and a move at the last one counts.
+  chain.time = at + 150n + 150n - 1n;
+  await game.move(node, TURN.challenger);
+  chain.time = at + 300n + 100n - 1n;
+  await game.move(hunter, TURN.node);
+  assert.deepEqual((await clocks()).slice(0, 2), [0n, 0n]);
+  chain.time = at + 400n;
+  await reverts(game.move(node, TURN.challenger), 'Late');
+  chain.time = at + 400n;
+  await all.disputes.send(person(6), 'timeout', [game.id]);
+  assert.deepEqual(await finding(all, 1), [1n, timeoutSlash]);
+});
+
+test('disputes: when both sides dragged, the node gets nothing of the bond', async () => {
+  const { all, chain } = await ready();
+  for (const [n, [mine, theirs, gets]] of [[150, 150, 0n], [150, 50, COIN / 2n], [50, 150, COIN / 2n]].entries()) {
+    const before = await balance(all, node);
+    const game = await open(all, signed(all, n), TURN.node);
+    chain.time += BigInt(mine);
+    await game.move(node, TURN.challenger);
+    chain.time += BigInt(theirs);
+    await game.move(hunter, TURN.node);
+    await game.move(node, TURN.nodeWon);
+    assert.equal((await balance(all, node)) - before, gets);
+  }
 });
 
 test('disputes: the payer gets the price back from earnings, then from the stake, never more than it paid', async () => {
@@ -326,13 +418,16 @@ test('disputes: leaving does not help, and an empty stake cannot be disputed', a
   pass(all, 50n);
   await game.move(node, TURN.challenger);
   all.chain.time = (await all.nodes.read('nodeInfo', node)).exitAt;
-  await reverts(all.nodes.send(node, 'withdraw'), 'Held');
+  // What the game cannot cost goes out; the rest waits for its end.
+  const { events } = await all.nodes.send(node, 'withdraw');
+  assert.deepEqual(events[0].args, [getAddress(node), 3n * MIN_STAKE - fraudSlash]);
+  await reverts(all.nodes.send(node, 'withdraw'), 'Held', [getAddress(node), fraudSlash]);
   await reverts(game.move(hunter, TURN.challengerWon), 'Late');
   await all.disputes.send(hunter, 'timeout', [game.id]);
   const late = await open(all, signed(all, 2), TURN.node);
-  pass(all, moveSeconds + 1n);
+  pass(all, clockSeconds + 1n);
   await all.disputes.send(hunter, 'timeout', [late.id]);
-  assert.equal(await stake(all), 3n * MIN_STAKE - timeoutSlash);
+  assert.equal(await stake(all), fraudSlash - timeoutSlash);
   await all.nodes.send(node, 'withdraw');
   await reverts(open(all, signed(all, 3), TURN.node), 'NotBonded');
 });
@@ -350,8 +445,8 @@ test('disputes: slashes take at most what is there', async () => {
   // Nothing is left: the bond comes back, and the next stake is held until the game ends.
   await bond(all, node);
   await all.nodes.send(node, 'requestExit');
-  pass(all, moveSeconds);
-  assert.equal(await all.nodes.read('holds', node), 1n);
+  pass(all, clockSeconds);
+  assert.equal(await all.nodes.read('holds', node), 25n * COIN);
   await all.disputes.send(hunter, 'timeout', [three.id]);
   assert.equal(await stake(all), MIN_STAKE - timeoutSlash);
 });
@@ -366,18 +461,25 @@ test('disputes: coins come with a function only; a winner that re-enters gains n
   const c = signed(all, 1);
   const forward = (method, args, value = 0n) =>
     thief.send(person(0), 'forward', [all.disputes.address, all.disputes.encode(method, args)], value);
-  await forward('open', [c.claim, c.signature, step(TURN.challengerWon)], 2n * COIN);
+  const subject = subjects.dispute(node, c.receiptId, step(TURN.challengerWon));
+  await forward('announce', [announcement(thief.address, subject, NOTHING)]);
+  await forward('open', [c.claim, c.signature, step(TURN.challengerWon), NOTHING], COIN);
   await thief.send(person(0), 'setReentry', [all.disputes.address, all.disputes.encode('withdraw')]);
   await forward('withdraw', []);
   assert.deepEqual([await thief.read('nestedSuccesses'), await thief.read('nestedFailures')], [0n, 1n]);
-  assert.equal(await chain.balance(thief.address), 2n * COIN + bounty(fraudSlash));
+  assert.equal(await chain.balance(thief.address), COIN + bounty(fraudSlash));
   assert.equal(await chain.balance(all.disputes.address), COIN);
 });
 
 test('equivocation: two claims with one receipt id', async () => {
   const { all, chain } = await ready();
   const [a, b] = [signed(all, 1), signed(all, 1, { price: 5n })];
-  const report = (x, y) => all.disputes.send(hunter, 'equivocation', [x.claim, x.signature, y.claim, y.signature]);
+  const report = async (x, y, by = hunter) => {
+    const salt = await announce(all, by, subjects.equivocation(x.node, x.receiptId));
+    return all.disputes.send(by, 'equivocation', [x.claim, x.signature, y.claim, y.signature, salt]);
+  };
+  // Who copies a report that it sees has not announced it.
+  await reverts(all.disputes.send(person(6), 'equivocation', [a.claim, a.signature, b.claim, b.signature, NOTHING]), 'NotAnnounced');
   await reverts(report(a, a), 'NoContradiction');
   await reverts(report(a, signed(all, 2)), 'NoContradiction');
   await reverts(report(a, signed(all, 1, { node: person(2) })), 'NoContradiction');
@@ -404,7 +506,10 @@ test('equivocation: two roots of one size, or another than the posted one', asyn
     who.signingKey.sign(TypedDataEncoder.hash(of, types, { node: key.address, size, root: r })).serialized;
   const digest = TypedDataEncoder.hash(domain, types, { node: key.address, size: 4, root: root(1) });
   assert.equal(await all.disputes.read('checkpointDigest', key.address, 4, root(1)), digest);
-  const report = (size, a, sigA, b, sigB) => all.disputes.send(hunter, 'logEquivocation', [key.address, size, a, sigA, b, sigB]);
+  const report = async (size, a, sigA, b, sigB) => {
+    const salt = await announce(all, hunter, subjects.fork(key.address, size));
+    return all.disputes.send(hunter, 'logEquivocation', [key.address, size, a, sigA, b, sigB, salt]);
+  };
   const stranger = new Wallet(toBeHex(0xbad, 32));
   await reverts(report(4, root(1), sign(4, root(1)), root(1), sign(4, root(1))), 'NoContradiction');
   await reverts(report(4, root(1), sign(4, root(1)), root(2), sign(5, root(2))), 'BadCheckpoint', [root(2)]);
@@ -427,7 +532,10 @@ test('disputes: only the jury marks receipts, only judges record faults', async 
   for (const who of [hunter, node, person(900)]) {
     await reverts(all.disputes.send(who, 'markLost', [node, receiptId(1)]), 'OnlyJury', [getAddress(who)]);
     await reverts(all.disputes.send(who, 'markDisputed', [node, receiptId(1)]), 'OnlyJury', [getAddress(who)]);
+    await reverts(all.disputes.send(who, 'markWithheld', [node, 1]), 'OnlyJury', [getAddress(who)]);
   }
+  await all.disputes.send(all.jury.address, 'markWithheld', [node, 1]);
+  assert.deepEqual([await all.disputes.read('withheld', node, 1), await all.disputes.read('withheld', node, 2)], [true, false]);
   const at = () => all.disputes.read('disputedAt', node, receiptId(1));
   assert.equal(await at(), 0n);
   await all.disputes.send(all.jury.address, 'markDisputed', [node, receiptId(1)]);
@@ -457,11 +565,12 @@ test('disputes: gas with claims of 1 kB and moves of 32 kB', async (t) => {
   gas.open = game.gas;
   const moved = step(TURN.challenger, note);
   gas.move = (await all.disputes.send(node, 'move', [game.id, game.state, moved])).gas;
-  pass(all, moveSeconds + 1n);
+  pass(all, clockSeconds + 1n);
   gas.timeout = (await all.disputes.send(node, 'timeout', [game.id])).gas;
   gas.lost = (await open(all, kilo(2), TURN.challengerWon, { opening: step(TURN.challengerWon, note) })).gas;
   const [a, b] = [kilo(3), kilo(3, { price: 1n })];
-  gas.equivocation = (await all.disputes.send(hunter, 'equivocation', [a.claim, a.signature, b.claim, b.signature])).gas;
+  const salt = await announce(all, hunter, subjects.equivocation(node, receiptId(3)));
+  gas.equivocation = (await all.disputes.send(hunter, 'equivocation', [a.claim, a.signature, b.claim, b.signature, salt])).gas;
   gas.withdraw = (await all.disputes.send(hunter, 'withdraw')).gas;
   for (const [name, used] of Object.entries(gas)) {
     t.diagnostic(`${name}: ${used} gas without the referee's`);

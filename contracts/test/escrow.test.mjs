@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { getAddress } from 'ethers';
-import { after, bond, claim, client, court, Log, NOTHING, pass, RULES, settle, step, TURN } from './court.mjs';
+import { after, bond, claim, client, court, dispute, Log, NOTHING, pass, RULES, settle, step, TURN } from './court.mjs';
 import { Chain, COIN, person, reverts, TX_GAS_MAX } from './evm.mjs';
 
 const node = person(1);
@@ -211,17 +211,43 @@ test('escrow: refunds come from the newest earnings, at most what the client pai
   assert.equal(await chain.balance(all.escrow.address), 14n * COIN);
 });
 
-test('escrow: earnings that were paid out are not refunded; open disputes stop the payment', async () => {
-  const { all, alice } = await ready();
+test('escrow: an open dispute holds the price of its claim and nothing else', async () => {
+  const { all, alice, chain } = await ready();
+  const price = COIN / 2n;
   await settle(all, node, 4, alice.voucher(node, 4n * COIN));
+  const earned = (await all.escrow.read('bucketOf', node, 0)).amount;
   pass(all, windowSeconds - 50n);
-  const c = claim({ node, receiptId: NOTHING, timeMs: all.chain.time * 1000n });
-  await all.disputes.send(person(5), 'open', [c.claim, c.signature, step(TURN.node)], COIN);
+  const c = claim({ node, receiptId: NOTHING, payer: alice.address, price, timeMs: all.chain.time * 1000n });
+  await dispute(all, person(5), c, step(TURN.node));
+  // A second game about the same receipt can cost no second price.
+  await dispute(all, person(6), c, step(TURN.node));
+  assert.equal(await all.escrow.read('holds', node), price);
   pass(all, 60n);
-  await reverts(all.escrow.send(other, 'release', [node, 0]), 'OpenProceedings');
+  const { events } = await all.escrow.send(other, 'release', [node, 0]);
+  assert.deepEqual(events.map((e) => [e.name, e.args[2]]), [['Released', earned - price]]);
+  assert.equal(await all.escrow.read('reserves', node), price);
+  await reverts(all.escrow.send(other, 'releaseReserve', [node]), 'NothingToRelease');
   await all.disputes.send(node, 'move', [1, firstState(c), step(TURN.nodeWon)]);
-  await all.escrow.send(other, 'release', [node, 0]);
+  await reverts(all.escrow.send(other, 'releaseReserve', [node]), 'NothingToRelease');
+  await all.disputes.send(node, 'move', [2, firstState(c), step(TURN.nodeWon)]);
+  const before = await chain.balance(node);
+  await all.escrow.send(other, 'releaseReserve', [node]);
+  assert.equal(await chain.balance(node), before + price);
   assert.equal((await all.escrow.send(await judge(all), 'refund', [node, alice.address, COIN])).values[0], 0n);
+});
+
+test('escrow: a refund comes from the reserve first', async () => {
+  const { all, alice } = await ready();
+  const price = COIN / 2n;
+  await settle(all, node, 4, alice.voucher(node, 4n * COIN));
+  const c = claim({ node, receiptId: NOTHING, payer: alice.address, price, timeMs: (all.chain.time + windowSeconds - 50n) * 1000n });
+  pass(all, windowSeconds - 50n);
+  await dispute(all, person(5), c, step(TURN.node));
+  pass(all, 60n);
+  await all.escrow.send(other, 'release', [node, 0]);
+  await all.disputes.send(node, 'move', [1, firstState(c), step(TURN.challengerWon)]);
+  assert.deepEqual([await all.escrow.read('reserves', node), await all.escrow.read('holds', node)], [0n, 0n]);
+  assert.equal(await all.escrow.read('balances', alice.address), price);
 });
 const firstState = (c) => after(c.digest, step(TURN.node));
 

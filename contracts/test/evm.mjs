@@ -169,13 +169,16 @@ export class Contract {
 export const MIN_STAKE = 10n * COIN;
 export const UNBONDING = 3600n;
 
+/** What publishing a model costs in tests. */
+export const PUBLISH_FEE = COIN / 4n;
+
 /** Slashers of the registry that `system` deploys. */
 export const SLASHERS = [person(90), person(91)];
 
 /** The contracts of nodes, models and logs, with accounts as slashers. */
 export async function system() {
   const chain = await Chain.create();
-  const models = await chain.deploy('ModelRegistry');
+  const models = await chain.deploy('ModelRegistry', [PUBLISH_FEE]);
   const nodes = await chain.deploy('NodeRegistry', [models.address, MIN_STAKE, UNBONDING, ...SLASHERS]);
   const log = await chain.deploy('ReceiptLog', [nodes.address]);
   const token = await chain.deploy('WrappedNative');
@@ -186,7 +189,7 @@ export async function system() {
 export async function publish(models, text, from = person(0)) {
   const manifest = `0x${Buffer.from(text).toString('hex')}`;
   const id = keccak256(manifest);
-  await models.send(from, 'publish', [id, manifest, '']);
+  await models.send(from, 'publish', [id, manifest, ''], PUBLISH_FEE);
   return id;
 }
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { audit, bond, BURN, client, court, hash, join, Log, NOBODY, pass, RULES, settle, step, TURN } from './court.mjs';
+import { audit, bond, BURN, client, court, dispute, hash, join, Log, NOBODY, pass, RULES, settle, step, TURN } from './court.mjs';
 import { Chain, COIN, MIN_STAKE, person, reverts, TX_GAS_MAX } from './evm.mjs';
 
 const node = person(1);
@@ -67,7 +67,7 @@ test('jury: who may call it, for what, and once', async () => {
   const { id, events } = await escalate(all, 0);
   assert.equal(id, await all.jury.read('caseId', node, 0));
   assert.deepEqual(events.map((e) => e.name), ['Backed', 'Escalated']);
-  assert.deepEqual([await all.jury.read('openCount', node), await all.nodes.read('holds', node)], [1n, 1n]);
+  assert.deepEqual([await all.jury.read('openCount', node), await all.nodes.read('holds', node)], [1n, RULES.jury.textSlash]);
   await reverts(escalate(all, 0), 'AlreadyJudged');
   await escalate(all, 1, { logged: EMPTY });
   assert.equal(await all.jury.read('isJuror', await all.jury.read('caseId', node, 7), ben), false);
@@ -102,7 +102,7 @@ test('jury: guilty: slash, refund, bounty, and the guilty voters share the prize
 
   // Nobody is punished for it again; who called it right is lazy.
   const c = all.receipts.claims[0];
-  await reverts(all.disputes.send(ben, 'open', [c.claim, c.signature, step(TURN.challengerWon)], COIN), 'AlreadyLost');
+  await reverts(dispute(all, ben, c, step(TURN.challengerWon)), 'AlreadyLost');
 });
 
 test('jury: not guilty: the bond goes to the node and the jurors', async () => {
@@ -203,13 +203,13 @@ test('jury: what a dispute settled meanwhile, or a canary, is not punished again
   const { all } = await ready();
   const { id } = await escalate(all, 0);
   const c = all.receipts.claims[0];
-  await all.disputes.send(eve, 'open', [c.claim, c.signature, step(TURN.challengerWon)], COIN);
+  await dispute(all, eve, c, step(TURN.challengerWon));
   const stake = await nodeStake(all);
   await vote(all, id, [[ben, true], [cid, true], [dan, true]]);
   assert.deepEqual([await outcome(all, id), await nodeStake(all), await owed(all, ann)], ['Guilty', stake, COIN]);
   const third = await ready();
   const lost = third.all.receipts.claims[0];
-  await third.all.disputes.send(eve, 'open', [lost.claim, lost.signature, step(TURN.challengerWon)], COIN);
+  await dispute(third.all, eve, lost, step(TURN.challengerWon));
   await reverts(escalate(third.all, 0), 'AlreadyJudged');
 });
 
@@ -230,16 +230,24 @@ test('jury: a canary costs its bond', async () => {
   assert.deepEqual([await owed(all, ann), await all.audits.read('balances', ann)], [COIN, COIN]);
 });
 
-test('jury: while a case is open the node is not paid and does not leave', async () => {
+test('jury: an open case holds what it can cost, and the rest goes out', async () => {
   const { all } = await ready();
   await all.nodes.send(node, 'requestExit');
   pass(all, 3600n);
   const { id } = await escalate(all, 0);
-  await reverts(all.nodes.send(node, 'withdraw'), 'Held');
-  await reverts(all.escrow.send(ben, 'release', [node, 0]), 'OpenProceedings');
-  await vote(all, id, [[ben, false], [cid, false], [dan, false]]);
-  await all.escrow.send(ben, 'release', [node, 0]);
+  const stake = (await all.nodes.read('nodeInfo', node)).stake;
+  const held = async () => [(await all.nodes.read('nodeInfo', node)).stake, await all.escrow.read('reserves', node)];
   await all.nodes.send(node, 'withdraw');
+  await all.escrow.send(ben, 'release', [node, 0]);
+  const price = (await all.jury.read('caseOf', id)).price;
+  assert.ok(stake > RULES.jury.textSlash && price > 0n);
+  assert.deepEqual(await held(), [RULES.jury.textSlash, price]);
+  await reverts(all.nodes.send(node, 'withdraw'), 'Held');
+  await reverts(all.escrow.send(ben, 'releaseReserve', [node]), 'NothingToRelease');
+  await vote(all, id, [[ben, false], [cid, false], [dan, false]]);
+  await all.escrow.send(ben, 'releaseReserve', [node]);
+  await all.nodes.send(node, 'withdraw');
+  assert.deepEqual(await held(), [0n, 0n]);
   await reverts(escalate(all, 1), 'NotBonded');
 });
 

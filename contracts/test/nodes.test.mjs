@@ -3,6 +3,9 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Chain, COIN, MIN_STAKE, person, publish, reverts, seeded, SLASHERS, system, TX_GAS_MAX, UNBONDING } from './evm.mjs';
 
+/** Highest price of a token with the stake of the tests. */
+const MAX_PRICE = MIN_STAKE / 130n / 131072n;
+
 const node = person(1);
 const URL = 'https://n1.example:8443/v1';
 const ZERO = `0x${'00'.repeat(20)}`;
@@ -80,10 +83,10 @@ test('strangers can do nothing to or like a node', async () => {
 
 test('offers are listed with prices, changed and removed', async () => {
   const { nodes, model } = await registered();
-  const { events } = await nodes.send(node, 'setOffer', [model, 3, (1n << 128n) - 1n]);
-  assert.deepEqual([events[0].name, ...events[0].args.slice(1)], ['OfferSet', model, 3n, (1n << 128n) - 1n]);
+  const { events } = await nodes.send(node, 'setOffer', [model, 3, MAX_PRICE]);
+  assert.deepEqual([events[0].name, ...events[0].args.slice(1)], ['OfferSet', model, 3n, MAX_PRICE]);
   const [offer] = await nodes.read('nodesFor', model, 0, 10);
-  assert.deepEqual([offer.node.toLowerCase(), ...[...offer].slice(1)], [node, URL, MIN_STAKE, 3n, (1n << 128n) - 1n]);
+  assert.deepEqual([offer.node.toLowerCase(), ...[...offer].slice(1)], [node, URL, MIN_STAKE, 3n, MAX_PRICE]);
   await nodes.send(node, 'setOffer', [model, 0, 5]);
   assert.deepEqual([...(await nodes.read('offersOf', node))].map((o) => [...o]), [[model, 0n, 5n]]);
   assert.equal(await nodes.read('nodeCountFor', model), 1n);
@@ -94,6 +97,19 @@ test('offers are listed with prices, changed and removed', async () => {
   assert.equal(await nodes.read('nodeCountFor', model), 0n);
   assert.equal(await nodes.read('modelCount'), 0n);
   assert.deepEqual([...(await nodes.read('nodesFor', model, 0, 10))], []);
+});
+
+test('no price is above what the smallest stake answers for', async () => {
+  const { nodes, model } = await registered();
+  assert.equal(await nodes.read('MAX_TOKEN_PRICE'), MAX_PRICE);
+  // More stake allows no higher price: what a wrong answer costs is the same for all.
+  await nodes.send(node, 'topUp', [], 50n * COIN);
+  for (const prices of [[MAX_PRICE + 1n, 0n], [0n, MAX_PRICE + 1n], [(1n << 128n) - 1n, 1n]]) {
+    const highest = prices[0] > prices[1] ? prices[0] : prices[1];
+    await reverts(nodes.send(node, 'setOffer', [model, ...prices]), 'PriceTooHigh', [highest, MAX_PRICE]);
+  }
+  assert.equal(await nodes.read('offerCount', node), 0n);
+  await nodes.send(node, 'setOffer', [model, MAX_PRICE, MAX_PRICE]);
 });
 
 test('only published models can be offered, at most 64', async (t) => {
@@ -224,7 +240,7 @@ test('the registry always holds exactly the bonded stake', async () => {
 test('slash: only slashers, at most the stake, and it goes to them', async () => {
   const { chain, nodes } = await registered();
   for (const method of ['slash', 'hold', 'unhold']) {
-    const args = method === 'slash' ? [node, 1n] : [node];
+    const args = [node, 1n];
     await reverts(nodes.send(node, method, args), 'OnlySlasher');
     await reverts(nodes.send(person(0), method, args), 'OnlySlasher');
   }
@@ -270,18 +286,36 @@ test('slash: who lost all, active or unbonding, may register again', async () =>
   assert.equal(await chain.balance(nodes.address), MIN_STAKE);
 });
 
-test('hold: no withdrawal while there is one', async () => {
+test('hold: that much of the stake stays, and the rest is paid', async () => {
   const { chain, nodes } = await registered();
-  await nodes.send(SLASHERS[0], 'hold', [node]);
-  await nodes.send(SLASHERS[1], 'hold', [node]);
+  await nodes.send(SLASHERS[0], 'hold', [node, 2n * COIN]);
+  await nodes.send(SLASHERS[1], 'hold', [node, COIN]);
   await nodes.send(node, 'requestExit');
   chain.time += UNBONDING;
-  await reverts(nodes.send(node, 'withdraw'), 'Held', [getAddress(node), 2n]);
-  await nodes.send(SLASHERS[0], 'unhold', [node]);
-  await reverts(nodes.send(node, 'withdraw'), 'Held');
-  await nodes.send(SLASHERS[1], 'unhold', [node]);
-  await assert.rejects(nodes.send(SLASHERS[1], 'unhold', [node]));
+  const { events } = await nodes.send(node, 'withdraw');
+  assert.equal(events[0].args[1], MIN_STAKE - 3n * COIN);
+  const stake = async () => (await nodes.read('nodeInfo', node)).stake;
+  assert.deepEqual([await stake(), await chain.balance(nodes.address)], [3n * COIN, 3n * COIN]);
+  await reverts(nodes.send(node, 'withdraw'), 'Held', [getAddress(node), 3n * COIN]);
+  // It is still the node's stake: it can be slashed, and the node cannot register again.
+  await reverts(nodes.send(node, 'register', [URL], MIN_STAKE), 'AlreadyRegistered');
+  await nodes.send(SLASHERS[0], 'slash', [node, COIN]);
+  await nodes.send(SLASHERS[0], 'unhold', [node, 2n * COIN]);
+  assert.equal((await nodes.send(node, 'withdraw')).events[0].args[1], COIN);
+  await reverts(nodes.send(node, 'withdraw'), 'Held', [getAddress(node), COIN]);
+  await nodes.send(SLASHERS[1], 'unhold', [node, COIN]);
+  await assert.rejects(nodes.send(SLASHERS[1], 'unhold', [node, 1n]));
   await nodes.send(node, 'withdraw');
+  assert.equal(await chain.balance(nodes.address), 0n);
+  await nodes.send(node, 'register', [URL], MIN_STAKE);
+});
+
+test('hold: more than the stake holds all of it', async () => {
+  const { chain, nodes } = await registered();
+  await nodes.send(SLASHERS[0], 'hold', [node, 2n * MIN_STAKE]);
+  await nodes.send(node, 'requestExit');
+  chain.time += UNBONDING;
+  await reverts(nodes.send(node, 'withdraw'), 'Held', [getAddress(node), MIN_STAKE]);
 });
 
 test('slash of a node with all offers fits into a transaction', async (t) => {

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { toBeHex } from 'ethers';
-import { after, bond, BURN, claim, client, court, Log, RULES, settle, step, TURN } from './court.mjs';
+import { after, announce, bond, BURN, claim, client, court, Log, RULES, settle, step, subjects, TURN } from './court.mjs';
 import { COIN, MIN_STAKE, person, seeded } from './evm.mjs';
 
 const NODES = [person(1), person(2)];
@@ -23,12 +23,19 @@ class Model {
     this.owed = Object.fromEntries([...HUNTERS, ...NODES].map((a) => [a, 0n]));
     this.games = [];
     this.receipts = new Map();
+    this.reserves = Object.fromEntries(NODES.map((n) => [n, 0n]));
     Object.assign(this, { pool: 0n, burnt: 0n });
   }
 
   pocket(c, n) { return this.pockets.get(`${c} ${n}`); }
 
   open(node) { return this.games.filter((g) => g.node === node && g.turn < 2); }
+
+  /** Receipts of a node about which games are open. */
+  contested(node) { return [...new Set(this.open(node).map((g) => g.r))]; }
+
+  /** What of the earnings is held: the highest price for each receipt with an open game. */
+  held(node) { return sum(this.contested(node).map((r) => r.price)); }
 
   deposit(c, n, amount) {
     if (amount === 0n) return false;
@@ -76,8 +83,15 @@ class Model {
 
   release(n, i, now) {
     const b = this.buckets[n][i];
-    if (!b || b.amount === 0n || now < b.releaseAt || this.open(n).length > 0) return false;
+    if (!b || b.amount === 0n || now < b.releaseAt) return false;
+    this.reserves[n] = min(this.reserves[n] + b.amount, this.held(n));
     b.amount = 0n;
+    return true;
+  }
+
+  releaseReserve(n) {
+    if (this.reserves[n] <= this.held(n)) return false;
+    this.reserves[n] = this.held(n);
     return true;
   }
 
@@ -89,12 +103,13 @@ class Model {
 
   dispute(h, n, receipt, payer, price, turn, now, sent) {
     const key = `${n} ${receipt}`;
-    const r = this.receipts.get(key) ?? { tried: new Set(), lost: 0, slashed: 0n };
-    const open = this.open(n).length;
-    if (r.tried.has(h) || r.lost > 0 || open >= 3 || this.stakes[n] === 0n || sent !== COIN * BigInt(open + 1)) return false;
+    const r = this.receipts.get(key) ?? { tried: new Set(), lost: 0, slashed: 0n, bounties: 0n, price: 0n };
+    if (r.tried.has(h) || r.lost > 0 || this.stakes[n] === 0n || sent !== COIN) return false;
     r.tried.add(h);
     this.receipts.set(key, r);
-    const game = { h, node: n, r, payer, price, bond: sent, turn, deadline: now + rules.moveSeconds };
+    if (price > r.price) r.price = price;
+    const left = [rules.clockSeconds, rules.clockSeconds];
+    const game = { h, node: n, r, payer, price, bond: sent, turn, left, deadline: now + rules.clockSeconds, found: 0 };
     this.games.push(game);
     if (turn >= 2) this.end(game, false);
     return true;
@@ -103,7 +118,8 @@ class Model {
   move(id, who, turn, now) {
     const game = this.games[id - 1];
     if (game.turn >= 2 || who !== [game.h, game.node][game.turn] || now > game.deadline) return false;
-    Object.assign(game, { turn, deadline: now + rules.moveSeconds });
+    game.left[game.turn] = game.deadline - now;
+    Object.assign(game, { turn, deadline: now + game.left[turn % 2] });
     if (turn >= 2) this.end(game, false);
     return true;
   }
@@ -111,30 +127,45 @@ class Model {
   timeout(id, now) {
     const game = this.games[id - 1];
     if (game.turn >= 2 || now <= game.deadline) return false;
+    game.left[game.turn] = 0n;
     game.turn = game.turn === 1 ? 2 : 3;
     this.end(game, true);
     return true;
   }
 
   end(game, late) {
+    this.settleGame(game, late);
+    const { r } = game;
+    if (this.open(game.node).some((g) => g.r === r)) return;
+    // The last game about the receipt: its bounties go to the first of those with the worst finding.
+    const best = this.games.filter((g) => g.r === r && g.found > 0).sort((a, b) => b.found - a.found)[0];
+    if (best) this.owed[best.h] += r.bounties;
+    Object.assign(r, { bounties: 0n, price: 0n });
+  }
+
+  settleGame(game, late) {
     const { bond: stake, r, node } = game;
     game.bond = 0n;
     if (game.turn === 3) {
-      this.owed[node] += stake / 2n;
-      this.burnt += stake - stake / 2n;
+      const dragged = game.left.every((left) => 2n * left < rules.clockSeconds);
+      const half = dragged ? 0n : stake / 2n;
+      this.owed[node] += half;
+      this.burnt += stake - half;
       return;
     }
+    game.found = late ? 1 : 2;
     this.owed[game.h] += stake;
     const price = late ? rules.timeoutSlash : rules.fraudSlash;
     const taken = min(price > r.slashed ? price - r.slashed : 0n, this.stakes[node]);
     this.stakes[node] -= taken;
     const bounty = taken / 4n;
-    this.owed[game.h] += bounty;
+    r.bounties += bounty;
     let rest = taken - bounty;
     if (r.lost === 0) {
       const p = this.pocket(game.payer, node);
       const paid = min(game.price, p.taken - p.refunded);
-      let missing = paid;
+      let missing = paid - min(paid, this.reserves[node]);
+      this.reserves[node] -= paid - missing;
       for (const b of this.buckets[node].slice(-32).reverse()) {
         const part = min(b.amount, missing);
         b.amount -= part;
@@ -216,17 +247,23 @@ test('600 random steps of escrow and disputes agree with the model, and every co
       const i = random(2) === 0 || due < 0 ? random(model.buckets[n].length + 1) : due;
       await attempt('release', () => escrow.send(pick(HUNTERS), 'release', [n, i]), model.release(n, i, next()));
     },
+    async releaseReserve() {
+      // Mostly where there is one.
+      const n = NODES.find((node) => model.reserves[node] > model.held(node)) ?? pick(NODES);
+      await attempt('releaseReserve', () => escrow.send(pick(HUNTERS), 'releaseReserve', [n]), model.releaseReserve(n));
+    },
     async collect() {
       const c = pick(clients).address;
       await attempt('collect', () => escrow.send(c, 'collect'), model.collect(c));
     },
     async open() {
-      const [h, n, receipt, payer] = [pick(HUNTERS), pick(NODES), random(12), clients[random(3)].address];
+      const [h, n, receipt, payer] = [pick(HUNTERS), pick(NODES), random(24), clients[random(3)].address];
       const [price, turn] = [BigInt(1 + receipt) * COIN / 4n, pick([0, 1, 1, 1, 2, 3])];
-      const sent = random(10) === 0 ? COIN * 2n : COIN * BigInt(model.open(n).length + 1);
+      const sent = random(10) === 0 ? COIN * 2n : COIN;
       const c = claim({ node: n, receiptId: toBeHex(receipt + 1, 32), payer, price, timeMs: next() * 1000n });
+      const salt = await announce(all, h, subjects.dispute(n, c.receiptId, step(turn)));
       const expected = model.dispute(h, n, receipt, payer, price, turn, next(), sent);
-      await attempt('open', () => disputes.send(h, 'open', [c.claim, c.signature, step(turn)], sent), expected);
+      await attempt('open', () => disputes.send(h, 'open', [c.claim, c.signature, step(turn), salt], sent), expected);
       if (expected) states.push(after(c.digest, step(turn)));
     },
     async move() {
@@ -274,14 +311,16 @@ test('600 random steps of escrow and disputes agree with the model, and every co
         const [amount, releaseAt] = [...(await escrow.read('bucketOf', n, i))];
         assert.deepEqual([amount, releaseAt], [list[i].amount, list[i].releaseAt]);
       }
-      owed += sum(list.map((b) => b.amount));
+      owed += sum(list.map((b) => b.amount)) + model.reserves[n];
+      assert.equal(await escrow.read('reserves', n), model.reserves[n]);
+      assert.equal(await escrow.read('holds', n), model.held(n));
       assert.equal((await all.nodes.read('nodeInfo', n)).stake, model.stakes[n]);
       assert.equal(await disputes.read('openCount', n), BigInt(model.open(n).length));
-      assert.equal(await all.nodes.read('holds', n), BigInt(model.open(n).length));
+      assert.equal(await all.nodes.read('holds', n), BigInt(model.contested(n).length) * rules.fraudSlash);
     }
     assert.equal(await chain.balance(escrow.address), owed);
     for (const [who, amount] of Object.entries(model.owed)) assert.equal(await disputes.read('balances', who), amount);
-    assert.equal(await chain.balance(disputes.address), sum(Object.values(model.owed)) + sum(model.games.map((g) => g.bond)));
+    assert.equal(await chain.balance(disputes.address), sum(Object.values(model.owed)) + sum(model.games.map((g) => g.bond)) + sum([...model.receipts.values()].map((r) => r.bounties)));
     assert.equal(await chain.balance(all.nodes.address), sum(Object.values(model.stakes)));
     assert.equal(await chain.balance(all.audits.address), model.pool);
     assert.equal(await all.audits.read('pool'), model.pool);
@@ -299,6 +338,7 @@ test('600 random steps of escrow and disputes agree with the model, and every co
     chain.time = time;
   }
   t.diagnostic(JSON.stringify(done));
-  for (const name of names) assert.ok(done[name] >= 3, `${name}: ${done[name] ?? 0}`);
+  // A reserve is rarely let go here; escrow.test.mjs does it on purpose.
+  for (const name of names.filter((n) => n !== 'releaseReserve')) assert.ok(done[name] >= 3, `${name}: ${done[name] ?? 0}`);
   for (const finding of [1, 2]) assert.ok([...model.receipts.values()].some((r) => r.lost === finding));
 });

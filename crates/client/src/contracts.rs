@@ -12,7 +12,8 @@ sol! {
             bytes manifest;
             string uri;
         }
-        function publish(bytes32 modelId, bytes manifest, string uri);
+        function PUBLISH_FEE() returns (uint256);
+        function publish(bytes32 modelId, bytes manifest, string uri) payable;
         function exists(bytes32 modelId) returns (bool);
         function get(bytes32 modelId) returns (Model);
         function ids(uint256 offset, uint256 limit) returns (bytes32[]);
@@ -99,13 +100,19 @@ sol! {
     /// Games about computations.
     interface Disputes {
         struct Game {
-            address challenger; uint64 deadline; uint8 turn; bool accusation; address defender; address node; address payer;
+            address challenger; uint64 deadline; uint8 turn; bool accusation; address defender; uint32 challengerLeft;
+            uint32 defenderLeft; address node; address payer;
             uint128 price; uint128 bond; bytes32 receiptId; bytes32 stateHash;
         }
         function WINDOW_SECONDS() returns (uint64);
-        function bondFor(address node) returns (uint256);
-        function open(bytes claim, bytes signature, bytes opening) payable returns (uint256 id);
-        function openLogged(address node, uint64 size, uint64 index, LoggedClaim logged, bytes opening) payable returns (uint256 id);
+        function BOND() returns (uint256);
+        function OPEN_SECONDS() returns (uint64);
+        function announce(bytes32 hash);
+        function announcementOf(address sender, bytes32 subject, bytes32 salt) returns (bytes32);
+        function disputeSubject(address node, bytes32 receiptId, bytes opening) returns (bytes32);
+        function open(bytes claim, bytes signature, bytes opening, bytes32 salt) payable returns (uint256 id);
+        function openLogged(address node, uint64 size, uint64 index, LoggedClaim logged, bytes opening, bytes32 salt) payable returns (uint256 id);
+        function tried(address node, bytes32 receiptId, address challenger) returns (bool);
         function move(uint256 id, bytes state, bytes moved);
         function timeout(uint256 id);
         function gameOf(uint256 id) returns (Game);
@@ -145,6 +152,9 @@ sol! {
         function deposit(address node) payable;
         function settle(Voucher[] vouchers, bytes[] signatures, uint64 logSize) returns (uint256 index);
         function release(address node, uint256 index);
+        function releaseReserve(address node);
+        function reserves(address node) returns (uint256);
+        function holds(address node) returns (uint256);
         struct Bucket { uint128 amount; uint64 releaseAt; uint64 logSize; }
         function bucketCount(address node) returns (uint256);
         function bucketOf(address node, uint256 index) returns (Bucket);

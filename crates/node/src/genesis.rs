@@ -153,7 +153,7 @@ impl NewNetwork {
         let (staking, stakes) = staking_deployment(&staking.bytecode, &self.staking, &self.validators);
         alloc.insert(contracts.staking, stakes);
         let deployments = vec![
-            deployment(artifact!("ModelRegistry"), vec![])?,
+            deployment(artifact!("ModelRegistry"), trust.models())?,
             deployment(artifact!("NodeRegistry"), trust.nodes(&contracts))?,
             deployment(artifact!("ReceiptLog"), contracts.node_registry.abi_encode())?,
             deployment(artifact!("WrappedNative"), vec![])?,

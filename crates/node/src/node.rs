@@ -215,7 +215,8 @@ impl Operator {
                 manifest: manifest.encode().into(),
                 uri: String::new(),
             };
-            let sent = self.start_with(contracts.model_registry, U256::ZERO, call).await;
+            let fee = self.rpc.view(contracts.model_registry, &ModelRegistry::PUBLISH_FEECall {}).await?;
+            let sent = self.start_with(contracts.model_registry, fee, call).await;
             // Another node may have published it in the meantime; that is as good.
             let exists = ModelRegistry::existsCall { modelId: model };
             if !self.rpc.view(contracts.model_registry, &exists).await? {
@@ -234,7 +235,10 @@ impl Operator {
                 pricePerInputToken: config.price_input,
                 pricePerOutputToken: config.price_output,
             };
-            self.start_with(contracts.node_registry, U256::ZERO, call).await.context("offering the model")?;
+            self.start_with(contracts.node_registry, U256::ZERO, call).await.context(
+                "offering the model (are the prices at most MAX_TOKEN_PRICE of the registry? It is what its smallest stake \
+                 answers for)",
+            )?;
         }
         Ok(())
     }
@@ -293,8 +297,9 @@ impl Operator {
                 _ => tokio::time::sleep(POST_INTERVAL).await,
             }
         };
-        // Games that began while this node was down go on: their first moves are at most a window old.
-        let from = head.saturating_sub(window * 1000 / self.network.block_time_ms.max(1));
+        // Games that began while this node was down go on: those are at most a game old.
+        let seconds = window.saturating_add(self.network.game_seconds);
+        let from = head.saturating_sub(seconds.saturating_mul(1000) / self.network.block_time_ms.max(1));
         let mut games = Games::new(self.court.clone(), from);
         let prepare: Arc<Prepare<'static>> = {
             let (log, model) = (self.log.clone(), self.model.clone());
@@ -351,6 +356,10 @@ impl Operator {
             if !self.rpc.view(judge, &Disputes::balancesCall { owner: node }).await?.is_zero() {
                 self.court.send(judge, U256::ZERO, Disputes::withdrawCall {}).await?;
             }
+        }
+        let reserve = self.rpc.view(escrow, &Escrow::reservesCall { node }).await?;
+        if reserve > self.rpc.view(escrow, &Escrow::holdsCall { node }).await? {
+            self.court.send(escrow, U256::ZERO, Escrow::releaseReserveCall { node }).await?;
         }
         let count = self.rpc.view(escrow, &Escrow::bucketCountCall { node }).await?;
         let time = self.rpc.block_time().await?;

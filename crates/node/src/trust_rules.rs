@@ -12,8 +12,8 @@ sol! {
         uint256 fee; uint256 missPenalty; uint256 lazySlash; uint256 canaryBond; uint256 maxCanaries;
     }
     struct DisputeParams {
-        uint256 bond; uint64 moveSeconds; uint64 windowSeconds; uint256 fraudSlash; uint256 timeoutSlash; uint256 bountyPermille;
-        uint256 maxOpen;
+        uint256 bond; uint64 clockSeconds; uint64 openSeconds; uint64 windowSeconds; uint256 fraudSlash; uint256 timeoutSlash;
+        uint256 bountyPermille;
     }
     struct JuryParams {
         uint256 bond; uint64 commitSeconds; uint64 revealSeconds; uint64 rate; uint64 minJurors; uint256 textSlash; uint256 fee;
@@ -28,9 +28,6 @@ const AUDIT_PERMILLE: u64 = 13;
 /// Part of a slash that goes to who found the fault, in thousandths.
 const BOUNTY_PERMILLE: u64 = 100;
 
-/// Most moves of a game: a tree of 2^36 leaves in steps of 2^6, twice, and what is between.
-const MOVES_MAX: u64 = 32;
-
 /// What differs from network to network. Times are in seconds, coins in wei.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TrustRules {
@@ -42,8 +39,10 @@ pub(crate) struct TrustRules {
     pub(crate) rates: (u32, u32),
     /// Time for commitments, and as much for reveals.
     pub(crate) commit_seconds: u64,
-    /// Time for a move in a dispute.
-    pub(crate) move_seconds: u64,
+    /// Time of each side for all of its moves in a dispute.
+    pub(crate) clock_seconds: u64,
+    /// Time between announcing a dispute and opening it.
+    pub(crate) open_seconds: u64,
     /// Time after an answer in which it can be disputed, and its payment waits.
     pub(crate) window_seconds: u64,
     /// Time before a node or an auditor can withdraw its stake.
@@ -65,7 +64,9 @@ impl TrustRules {
             auditor_stake: 20 * COIN,
             rates: (ONE / 10, ONE / 50),
             commit_seconds: 3_600,
-            move_seconds: 3_600,
+            // A third of the window each: who is away for hours loses nothing, and the longest game ends in the window.
+            clock_seconds: 8 * 3_600,
+            open_seconds: 3_600,
             window_seconds: 24 * 3_600,
             unbonding_seconds: UNBONDING_SECONDS,
             jurors_min: 15,
@@ -77,7 +78,8 @@ impl TrustRules {
         Self {
             rates: (ONE, ONE / 50),
             commit_seconds: 6,
-            move_seconds: 15,
+            clock_seconds: 36,
+            open_seconds: 8,
             window_seconds: 90,
             jurors_min: 1,
             ..Self::network()
@@ -92,7 +94,8 @@ impl TrustRules {
             auditor_stake,
             rates,
             commit_seconds,
-            move_seconds,
+            clock_seconds,
+            open_seconds,
             window_seconds,
             unbonding_seconds,
             jurors_min,
@@ -102,20 +105,26 @@ impl TrustRules {
             auditor_stake,
             rates,
             commit_seconds: scaled(commit_seconds, scale),
-            move_seconds: scaled(move_seconds, scale),
+            clock_seconds: scaled(clock_seconds, scale),
+            open_seconds: scaled(open_seconds, scale),
             window_seconds: scaled(window_seconds, scale),
             unbonding_seconds: scaled(unbonding_seconds, scale),
             jurors_min,
         }
     }
 
-    /// Longest game: both parties take all their time for every move.
+    /// Longest game: both sides use all of their time. The time for opening one is left to those who end it.
     pub(crate) fn game_seconds(&self) -> u64 {
-        MOVES_MAX * self.move_seconds
+        2 * self.clock_seconds + self.open_seconds
     }
 
     fn wei(value: u128) -> U256 {
         U256::from(value)
+    }
+
+    /// Arguments of the `ModelRegistry`: what an entry costs.
+    pub(crate) fn models(&self) -> Vec<u8> {
+        Self::wei(COIN).abi_encode()
     }
 
     pub(crate) fn nodes(&self, c: &SystemContracts) -> Vec<u8> {
@@ -148,13 +157,13 @@ impl TrustRules {
     pub(crate) fn disputes(&self, c: &SystemContracts) -> Vec<u8> {
         let params = DisputeParams {
             bond: Self::wei(COIN / 10),
-            moveSeconds: self.move_seconds,
+            clockSeconds: self.clock_seconds,
+            openSeconds: self.open_seconds,
             windowSeconds: self.window_seconds,
             fraudSlash: Self::wei(self.node_stake / 2),
             // Not to answer must cost as much as to lose.
             timeoutSlash: Self::wei(self.node_stake / 2),
             bountyPermille: U256::from(BOUNTY_PERMILLE),
-            maxOpen: U256::from(16),
         };
         (c.node_registry, c.receipt_log, c.escrow, c.audits, c.jury, params).abi_encode_params()
     }
@@ -192,17 +201,29 @@ mod tests {
         assert_eq!(network.scaled(1), network);
         let fast = network.scaled(240);
         assert_eq!(
-            (fast.commit_seconds, fast.move_seconds, fast.window_seconds, fast.unbonding_seconds),
-            (15, 15, 360, 2520)
+            (
+                fast.commit_seconds,
+                fast.clock_seconds,
+                fast.open_seconds,
+                fast.window_seconds,
+                fast.unbonding_seconds
+            ),
+            (15, 120, 15, 360, 2520)
         );
         let slow_again = TrustRules {
             commit_seconds: network.commit_seconds,
-            move_seconds: network.move_seconds,
+            clock_seconds: network.clock_seconds,
+            open_seconds: network.open_seconds,
             window_seconds: network.window_seconds,
             unbonding_seconds: network.unbonding_seconds,
             ..fast
         };
         assert_eq!(slow_again, network);
+        // Otherwise the constructor of `Disputes` refuses them, whatever the scale.
+        for rules in [TrustRules::devnet(), network, fast, network.scaled(1000)] {
+            assert!(rules.window_seconds > 2 * (rules.clock_seconds + rules.open_seconds), "{rules:?}");
+            assert!(rules.clock_seconds >= rules.commit_seconds, "{rules:?}");
+        }
         assert_eq!((scaled(10, 1000), scaled(10, 0)), (1, 10));
     }
 }

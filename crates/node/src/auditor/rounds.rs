@@ -6,7 +6,7 @@ use super::{
 };
 use alloy_sol_types::{SolEvent as _, SolValue as _};
 use anyhow::Context as _;
-use client::contracts::{Auditors, Audits, Disputes, Jury, ReceiptLog};
+use client::contracts::{Auditors, Audits, Jury, ReceiptLog};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use referee::Opening;
 use serde::{Deserialize, Serialize};
@@ -321,10 +321,10 @@ async fn accuse(bench: &Bench, node: Address, size: u64, index: u64, verdict: u8
         })
         .await??;
         let logged = case.answer.logged()?;
-        let bond = bench.court.rpc.view(contracts.disputes, &Disputes::bondForCall { node }).await?;
-        let opening = opening.encode().into();
-        let call = Disputes::openLoggedCall { node, size, index, logged: logged.clone(), opening };
-        bench.court.send(contracts.disputes, bond, call).await.context("opening a dispute")?;
+        let receipt = case.answer.receipt.claim.receipt_id().0;
+        let place = crate::court::Place { node, size, index, receipt };
+        let opened = bench.court.dispute(place, logged.clone(), opening.encode().into()).await;
+        opened.context("opening a dispute")?;
         let call = Audits::backCall { node, size, index, logged };
         bench.court.send(contracts.audits, U256::ZERO, call).await.context("showing that it was disputed")?;
         info!(%node, index, "opened a dispute");

@@ -30,6 +30,8 @@ struct Table {
     /// States that the player has seen.
     seen: usize,
     player: Option<Player>,
+    /// When the clock of the party on turn runs out (Unix time), as the ledger said last; zero before.
+    deadline: u64,
     /// The move for the state with this number.
     found: Option<(usize, Bytes)>,
     /// What is on its way to the ledger, and the number of states when it was sent.
@@ -52,6 +54,7 @@ impl Table {
             turn,
             seen: 0,
             player: None,
+            deadline: 0,
             found: None,
             sending: None,
             pause: None,
@@ -92,12 +95,14 @@ impl Games {
         Self { court, me, from_block, tables: HashMap::new() }
     }
 
-    /// Reads new events, moves where it is our turn, ends games whose other party is late. Games that ended.
+    /// Reads new events, moves where it is our turn, ends games in which the other party's clock has run out. Games that ended.
     pub(crate) async fn step(&mut self, prepare: Arc<Prepare<'static>>) -> anyhow::Result<Vec<Ended>> {
         let ended = self.read().await?;
         let time = self.court.rpc.block_time().await?;
-        let ids: Vec<U256> = self.tables.keys().copied().collect();
-        for id in ids {
+        // Whose clock runs out first, moves first.
+        let mut ids: Vec<(u64, U256)> = self.tables.iter().map(|(id, table)| (table.deadline, *id)).collect();
+        ids.sort_unstable();
+        for (_, id) in ids {
             if let Err(e) = self.play(id, time, &prepare).await {
                 warn!("dispute {id}: {e:#}");
             }
@@ -180,6 +185,7 @@ impl Games {
         let mine = table.challenger == (table.turn == CHALLENGER);
         let game = self.court.rpc.view(disputes, &Disputes::gameOfCall { id }).await?;
         let Some(table) = self.tables.get_mut(&id) else { return Ok(()) };
+        table.deadline = game.deadline;
         if !mine {
             if time > game.deadline && game.turn <= DEFENDER {
                 table.send(&self.court, call_of(disputes, &Disputes::timeoutCall { id }));

@@ -3,13 +3,35 @@
 pub(crate) mod case;
 pub(crate) mod games;
 
-use alloy_sol_types::SolCall;
+use alloy_sol_types::{SolCall, SolValue as _};
 use client::{
     ClientError, RpcClient,
-    contracts::{Audits, Escrow, Jury},
+    contracts::{Audits, Disputes, Escrow, Jury, LoggedClaim},
 };
-use types::{Address, B256, Bytes, NetworkConfig, U256, Voucher};
+use std::time::Duration;
+use types::{Address, B256, Bytes, NetworkConfig, U256, Voucher, keccak256};
 use wallet::{Call, SendError, Wallet};
+
+/// Time between looks at the newest block.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Where a claim is in its node's log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) node: Address,
+    /// Size of the first posted log that has it.
+    pub(crate) size: u64,
+    pub(crate) index: u64,
+    /// Its receipt id.
+    pub(crate) receipt: B256,
+}
+
+/// What `Disputes.announcementOf` gives for a dispute. Computed here and not asked for: whoever serves JSON-RPC could use the salt.
+fn announcement(sender: Address, place: &Place, opening: &Bytes, salt: B256) -> B256 {
+    let about = ("dispute".to_owned(), place.node, place.receipt, keccak256(opening));
+    let subject = keccak256(about.abi_encode_params());
+    keccak256((sender, subject, salt).abi_encode())
+}
 
 /// A party's view of the ledger.
 #[derive(Clone, Debug)]
@@ -51,6 +73,36 @@ impl Court {
     /// Sends any call.
     pub(crate) async fn send_call(&self, call: Call) -> Result<B256, SendError> {
         self.wallet.send(call).await.map(|done| done.hash)
+    }
+
+    /// Disputes a claim of a log: announces it, and opens it in a later block, so that nobody can copy it and be first. Does nothing when this
+    /// account disputed it before.
+    pub(crate) async fn dispute(
+        &self,
+        place: Place,
+        logged: LoggedClaim,
+        opening: Bytes,
+    ) -> anyhow::Result<()> {
+        let disputes = self.network.contracts.disputes;
+        let Place { node, size, index, receipt } = place;
+        let tried = Disputes::triedCall { node, receiptId: receipt, challenger: self.me() };
+        if self.rpc.view(disputes, &tried).await? {
+            return Ok(());
+        }
+        let bond = self.rpc.view(disputes, &Disputes::BONDCall {}).await?;
+        let good_for = self.rpc.view(disputes, &Disputes::OPEN_SECONDSCall {}).await?;
+        let salt = B256::from(rand::random::<[u8; 32]>());
+        let hash = announcement(self.me(), &place, &opening, salt);
+        let before = self.rpc.block_time().await?;
+        self.send(disputes, U256::ZERO, Disputes::announceCall { hash }).await?;
+        // What is estimated at the block of the announcement fails.
+        let announced = self.rpc.block_number().await?;
+        while self.rpc.block_number().await? <= announced {
+            tokio::time::sleep(POLL).await;
+        }
+        let call = Disputes::openLoggedCall { node, size, index, logged, opening, salt };
+        self.send_by(before + good_for, disputes, bond, call).await?;
+        Ok(())
     }
 
     /// Whether the ledger lets `auditor` see the receipt: it is drawn to audit it, or to judge it.

@@ -134,7 +134,9 @@ impl Evil {
         {
             let manifest = model.manifest().encode().into();
             let call = ModelRegistry::publishCall { modelId: model_id, manifest, uri: String::new() };
-            evil.send(contracts.model_registry, U256::ZERO, call).await;
+            let fee =
+                evil.rpc.view(contracts.model_registry, &ModelRegistry::PUBLISH_FEECall {}).await.unwrap();
+            evil.send(contracts.model_registry, fee, call).await;
         }
         tokio::spawn(evil.clone().post_roots());
         tokio::spawn(evil.clone().defend());
