@@ -47,10 +47,9 @@ fn a_flood_of_nonce_gaps_keeps_nobody_out() {
     for i in 0..328 {
         let mut wallet =
             Wallet { fee_cap: 3_000_000_000, ..Wallet::numbered(i) }.with_gas(21_000).with_nonce(1);
-        for _ in 1..64 {
-            // From the seventeenth on they are refused.
-            let _ = pool.insert(transfer(&mut wallet), &head);
-        }
+        // From the seventeenth on they are refused.
+        let taken = (1..64).take_while(|_| pool.insert(transfer(&mut wallet), &head).is_ok()).count();
+        assert_eq!(taken, Limits::default().idle_per_sender);
     }
     let full = pool.occupancy();
     assert_eq!(full, Occupancy { ready: 0, idle: Limits::default().idle, lane: 0 });
@@ -62,9 +61,7 @@ fn a_flood_of_nonce_gaps_keeps_nobody_out() {
     // The flood comes again: nobody is evicted.
     for i in 0..328 {
         let mut wallet = Wallet::numbered(i).with_gas(21_000).with_nonce(20);
-        for _ in 20..40 {
-            let _ = pool.insert(transfer(&mut wallet), &head);
-        }
+        while pool.insert(transfer(&mut wallet), &head).is_ok() {}
     }
     let next = ledger.build(&head, &input(&head), pool.best(&head).unwrap()).unwrap();
     let included: Vec<_> = next.block().transactions.iter().map(|t| *t.tx_hash()).collect();
@@ -75,14 +72,15 @@ fn a_flood_of_nonce_gaps_keeps_nobody_out() {
 #[test]
 fn a_flood_of_dear_transactions_leaves_the_lane_alone() {
     let (ledger, head) = start(330, U256::from(100 * COIN));
-    let mut pool = Mempool::default();
-    for i in 0..320 {
+    let limits = Limits { ready: 2000, ..Limits::default() };
+    let mut pool = Mempool::with_limits(limits);
+    for i in 0..40 {
         let mut wallet = Wallet { tip: 1_000_000, ..Wallet::numbered(i) }.with_gas(21_000);
         for _ in 0..64 {
             let _ = pool.insert(transfer(&mut wallet), &head);
         }
     }
-    assert_eq!(pool.occupancy().ready, Limits::default().ready);
+    assert_eq!(pool.occupancy().ready, limits.ready);
     let poor = Wallet { fee_cap: 2_000_000_000, tip: 1, ..Wallet::numbered(329) };
     assert_eq!(pool.insert(transfer(&mut poor.clone()), &head), Err(LedgerError::PoolFull));
     let moved = transfer(&mut poor.clone());
@@ -200,7 +198,8 @@ proptest! {
                         pool.iter().map(|t| (t.hash(), (t.clone(), pool.place_of(&t.hash()).unwrap()))).collect();
                     let done = pool.insert_as(tx.clone(), &head, Arrival { from_client: false, is_protocol_call });
                     let mine = pool.place_of(&tx.hash());
-                    prop_assert_eq!(done.is_ok(), mine.is_some());
+                    let is_known = matches!(done, Err(LedgerError::AlreadyKnown));
+                    prop_assert_eq!(done.is_ok() || is_known, mine.is_some());
                     for (hash, (old, place)) in before {
                         let is_replaced = (old.sender(), old.tx().nonce()) == (tx.sender(), tx.tx().nonce());
                         let now = pool.place_of(&hash);

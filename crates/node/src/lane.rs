@@ -24,6 +24,7 @@ pub(crate) fn rules(contracts: &SystemContracts) -> LaneRules {
     LaneRules::default()
         .and(c.disputes, Disputes::moveCall::SELECTOR, &[party])
         .and(c.disputes, Disputes::timeoutCall::SELECTOR, &[party, node, auditor])
+        .and(c.disputes, Disputes::announceCall::SELECTOR, &[auditor])
         .and(c.disputes, Disputes::openLoggedCall::SELECTOR, &[auditor])
         .and(c.audits, Audits::commitCall::SELECTOR, &[auditor])
         .and(c.audits, Audits::revealCall::SELECTOR, &[auditor])

@@ -75,6 +75,11 @@ impl Purse {
         self.wallet.address()
     }
 
+    /// What its wallet counts, in Prometheus' text format without its closing line.
+    pub(super) fn metrics(&self) -> String {
+        self.wallet.metrics().text("og_proxy")
+    }
+
     fn lock(&self) -> MutexGuard<'_, Totals> {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }

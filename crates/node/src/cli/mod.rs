@@ -179,7 +179,7 @@ pub(crate) struct NodeArgs {
     /// Model: a GGUF file, or a folder with config.json, tokenizer.json and safetensors; the built-in taskmaster-chat when absent.
     #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
-    /// JSON-RPC of a validator.
+    /// JSON-RPC of a validator, or of several with commas between them: another one is asked when one cannot be reached, and transactions go to all.
     #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
     pub(crate) rpc: String,
     /// Folder for the key and the receipt log. The key's account needs the stake and some coins for fees.
@@ -235,7 +235,7 @@ pub(crate) struct AuditArgs {
     /// Models that it can check: GGUF files or Hugging Face folders; the built-in taskmaster-chat is always there.
     #[arg(long = "model", value_name = "PATH")]
     pub(crate) models: Vec<PathBuf>,
-    /// JSON-RPC of a validator.
+    /// JSON-RPC of a validator, or of several with commas between them: another one is asked when one cannot be reached, and transactions go to all.
     #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
     pub(crate) rpc: String,
     /// Folder for the key and verdicts that are not revealed yet.
@@ -268,7 +268,7 @@ pub(crate) struct ProxyArgs {
     #[arg(long, default_value_t = 100, requires = "pay")]
     pub(crate) deposit: u64,
 
-    /// JSON-RPC of a validator.
+    /// JSON-RPC of a validator, or of several with commas between them: another one is asked when one cannot be reached, and transactions go to all.
     #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
     pub(crate) rpc: String,
     /// Address to listen on.

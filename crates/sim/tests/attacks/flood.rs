@@ -135,11 +135,22 @@ async fn an_honest_node_defends_itself_while_the_mempools_are_flooded() {
     }
 
     // A right answer is disputed. The attacker then does nothing but keep the pools full.
-    let bond = rpc.view(contracts.disputes, &Disputes::bondForCall { node }).await.unwrap();
+    let bond = rpc.view(contracts.disputes, &Disputes::BONDCall {}).await.unwrap();
+    let (receipt_id, opening, salt) = (receipt.claim.receipt_id().0, Bytes::from(vec![0]), keccak256("salt"));
+    let subject = Disputes::disputeSubjectCall { node, receiptId: receipt_id, opening: opening.clone() };
+    let subject = rpc.view(contracts.disputes, &subject).await.unwrap();
+    let hash = Disputes::announcementOfCall { sender: attacker.address(), subject, salt };
+    let hash = rpc.view(contracts.disputes, &hash).await.unwrap();
+    let announce = Disputes::announceCall { hash }.abi_encode();
+    let announced = attacker.send(Call::new(contracts.disputes, announce)).await.unwrap().block;
+    while rpc.block_number().await.unwrap() <= announced {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let call = Disputes::openCall {
         claim: receipt.claim.encode().into(),
         signature: receipt.signature().unwrap().to_vec().into(),
-        opening: vec![0].into(),
+        opening,
+        salt,
     };
     let from = rpc.block_number().await.unwrap();
     let id = rpc.view(contracts.disputes, &Disputes::gameCountCall {}).await.unwrap() + U256::from(1);
