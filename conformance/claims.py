@@ -39,7 +39,7 @@ def parts_of(receipt):
     return rlp.encode(claim), evidence[0][1]
 
 
-def voucher(key, node, total, chain_id, escrow, name="og escrow"):
+def voucher(key, node, total, chain_id, escrow, genesis, name="og escrow"):
     """The header `og-payment`: all that `key` owes `node` since ever."""
     kinds = {
         "Voucher": [
@@ -48,12 +48,12 @@ def voucher(key, node, total, chain_id, escrow, name="og escrow"):
             {"name": "total", "type": "uint256"},
         ]
     }
-    domain = {"name": name, "version": "1", "chainId": chain_id, "verifyingContract": escrow}
+    domain = {"name": name, "version": "1", "chainId": chain_id, "verifyingContract": escrow, "salt": raw(genesis)}
     message = encode_typed_data(domain, kinds, {"client": key.address, "node": node, "total": total})
     return f"{key.address} {total} 0x{bytes(key.sign_message(message).signature).hex()}"
 
 
-def checkpoint_signature(key, chain_id, node, size, root):
+def checkpoint_signature(key, chain_id, genesis, node, size, root):
     """A node's signature over a root of its log (EIP-712, the domain `og log`)."""
     kinds = {
         "Checkpoint": [
@@ -62,7 +62,7 @@ def checkpoint_signature(key, chain_id, node, size, root):
             {"name": "root", "type": "bytes32"},
         ]
     }
-    domain = {"name": "og log", "version": "1", "chainId": chain_id}
+    domain = {"name": "og log", "version": "1", "chainId": chain_id, "salt": raw(genesis)}
     message = encode_typed_data(domain, kinds, {"node": node, "size": size, "root": root})
     return bytes(key.sign_message(message).signature)
 

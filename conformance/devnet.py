@@ -130,3 +130,8 @@ class Devnet:
     @property
     def chain_id(self):
         return self.ready["chain_id"]
+
+    @property
+    def genesis(self):
+        """Hash of the genesis block."""
+        return self.ready["network"]

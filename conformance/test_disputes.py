@@ -164,7 +164,7 @@ def test_two_claims_under_one_receipt_id_slash_once(w3, devnet, contracts, liar,
 def test_two_roots_of_one_size_slash_once(w3, devnet, contracts, liar):
     disputes, reporter, size = contracts.Disputes, fund(w3, devnet), 7
     roots = [bytes([i]) * 32 for i in (1, 2, 3)]
-    by = lambda key, root, size=size: checkpoint_signature(key, devnet.chain_id, liar.address, size, root)  # noqa: E731
+    by = lambda key, root, size=size: checkpoint_signature(key, devnet.chain_id, devnet.genesis, liar.address, size, root)  # noqa: E731
     signatures = [by(liar, root) for root in roots]
     salt = announce(w3, contracts, reporter, disputes.functions.forkSubject(liar.address, size).call())
 
@@ -196,7 +196,7 @@ def test_a_root_that_differs_from_the_posted_one_slashes(w3, devnet, contracts):
     transact(w3, key, contracts.NodeRegistry.functions.register("http://127.0.0.1:1"), value=150 * COIN)
     posted, other = b"\x05" * 32, b"\x06" * 32
     transact(w3, key, contracts.ReceiptLog.functions.append(0, 3, posted))
-    signed = lambda root: checkpoint_signature(key, devnet.chain_id, key.address, 3, root)  # noqa: E731
+    signed = lambda root: checkpoint_signature(key, devnet.chain_id, devnet.genesis, key.address, 3, root)  # noqa: E731
     salt = announce(w3, contracts, reporter, disputes.functions.forkSubject(key.address, 3).call())
     call = lambda *args: disputes.functions.logEquivocation(*args, salt)  # noqa: E731
     refused(w3, reporter, call(key.address, 3, posted, signed(posted), posted, b""), "NoContradiction()")

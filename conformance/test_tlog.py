@@ -20,7 +20,7 @@ from court import announce, key_of, until
 from devnet import ROOT
 from proof_check import digest, raw, typed_claim
 
-ACCOUNT = b"\xffog/eip712-checkpoint/1"
+ACCOUNT = b"\xffog/eip712-checkpoint/2"
 
 
 def encoded(point):
@@ -152,16 +152,16 @@ def test_the_accounts_signature_needs_no_other_key(log, devnet, node_api):
     key = ACCOUNT + bytes.fromhex(node_api.address[2:])
     assert name == log[2] and base64.b64decode(data)[:4] == hashlib.sha256(name.encode() + b"\n" + key).digest()[:4]
     signature = base64.b64decode(data)[4:]
-    assert signature == checkpoint_signature(key_of(devnet, "nodes", 0), devnet.chain_id, node_api.address, size, root)
+    assert signature == checkpoint_signature(key_of(devnet, "nodes", 0), devnet.chain_id, devnet.genesis, node_api.address, size, root)
     # Two nodes, or two sizes, never share one.
-    assert signature != checkpoint_signature(Account.from_key(b"\x11" * 32), devnet.chain_id, node_api.address, size, root)
+    assert signature != checkpoint_signature(Account.from_key(b"\x11" * 32), devnet.chain_id, devnet.genesis, node_api.address, size, root)
 
 
 def test_a_checkpoint_of_two_roots_costs_the_stake(log, w3, contracts, devnet, node_api, account):
     """A second root that the account would sign convicts it: only asked, not sent, for this node is honest."""
     _, size, root = tlog_check.read_checkpoint(checkpoint(log), log[1])
     key, other = key_of(devnet, "nodes", 0), bytes([root[0] ^ 1]) + root[1:]
-    sign = lambda r: checkpoint_signature(key, devnet.chain_id, node_api.address, size, r)  # noqa: E731
+    sign = lambda r: checkpoint_signature(key, devnet.chain_id, devnet.genesis, node_api.address, size, r)  # noqa: E731
     salt = announce(w3, contracts, account, contracts.Disputes.functions.forkSubject(node_api.address, size).call())
     call = contracts.Disputes.functions.logEquivocation(node_api.address, size, root, sign(root), other, sign(other), salt)
     call.call({"from": account.address})

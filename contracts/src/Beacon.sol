@@ -56,6 +56,8 @@ contract Beacon {
     mapping(bytes32 proposer => uint64 count) private _countedIn;
     /// @dev The round that goes on.
     Current private _current = Current({round: 1, set: 0, count: 1, proposers: 0});
+    /// @dev Hash of the genesis block; zero before block 1.
+    bytes32 private _genesis;
 
     /// @notice Only the chain itself may call this.
     /// @param sender Who called.
@@ -64,6 +66,9 @@ contract Beacon {
     /// @notice The block's randomness is not known yet, was never recorded, or is overwritten.
     /// @param blockNumber The block.
     error NotRecorded(uint256 blockNumber);
+
+    /// @notice The genesis block's hash is recorded in block 1.
+    error GenesisUnknown();
 
     /// @notice Too few validators have proposed since the block: try again after a few more blocks.
     /// @param blockNumber The block.
@@ -76,6 +81,8 @@ contract Beacon {
     /// round, the count begins again: otherwise who leaves and who joins could be one party that is counted twice.
     function record(bytes32 proposer, uint64 needed, uint64 set) external {
         if (msg.sender != SYSTEM) revert OnlySystem(msg.sender);
+        // A contract of the genesis block cannot contain its hash.
+        if (block.number == 1) _genesis = blockhash(0);
         Current memory current = _current;
         bytes32 value = bytes32(block.prevrandao);
         _ring[block.number % ENTRIES] = Entry({
@@ -102,6 +109,14 @@ contract Beacon {
             }
         }
         _current = current;
+    }
+
+    /// @notice Hash of the genesis block: names the network in everything that is signed. Reverts before it is known, so
+    /// that no signature counts until then.
+    /// @return The hash.
+    function genesis() external view returns (bytes32) {
+        if (_genesis == bytes32(0)) revert GenesisUnknown();
+        return _genesis;
     }
 
     /// @notice Randomness for draws about what was fixed in a block: that of at least f+1 different proposers after it.

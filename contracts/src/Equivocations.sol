@@ -5,6 +5,7 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {Announcements} from "./Announcements.sol";
 import {Audits} from "./Audits.sol";
+import {Domain} from "./Domain.sol";
 import {ClaimInfo, REFEREE} from "./IReferee.sol";
 import {Judge} from "./Judge.sol";
 import {ReceiptLog} from "./ReceiptLog.sol";
@@ -15,8 +16,6 @@ import {ReceiptLog} from "./ReceiptLog.sol";
 abstract contract Equivocations is Judge, Announcements {
     /// @notice EIP-712 type of a signed root of a log.
     bytes32 public constant CHECKPOINT_TYPEHASH = keccak256("Checkpoint(address node,uint64 size,bytes32 root)");
-    /// @dev EIP-712 type of the domain of logs, which no contract verifies.
-    bytes32 private constant _DOMAIN_TYPEHASH = keccak256("EIP712Domain(string name,string version,uint256 chainId)");
 
     /// @notice Where nodes post their logs.
     ReceiptLog public immutable LOG;
@@ -124,13 +123,14 @@ abstract contract Equivocations is Judge, Announcements {
         return keccak256(abi.encode("fork", node, size));
     }
 
-    /// @notice EIP-712 digest that a node signs for a root of its log. The domain has no verifying contract.
+    /// @notice EIP-712 digest that a node signs for a root of its log. The domain has the genesis hash as salt
+    /// and no verifying contract.
     /// @param node The node.
     /// @param size Size of the log.
     /// @param root The root.
     /// @return The digest.
     function checkpointDigest(address node, uint64 size, bytes32 root) public view returns (bytes32) {
-        bytes32 domain = keccak256(abi.encode(_DOMAIN_TYPEHASH, keccak256("og log"), keccak256("1"), block.chainid));
+        bytes32 domain = Domain.separator("og log", AUDITS.BEACON().genesis());
         return MessageHashUtils.toTypedDataHash(domain, keccak256(abi.encode(CHECKPOINT_TYPEHASH, node, size, root)));
     }
 

@@ -4,10 +4,11 @@ pragma solidity ^0.8.37;
 import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {Audits} from "./Audits.sol";
+import {Domain} from "./Domain.sol";
 import {ReceiptLog} from "./ReceiptLog.sol";
 
 /// @title Escrow
@@ -19,7 +20,7 @@ import {ReceiptLog} from "./ReceiptLog.sol";
 /// time. Earnings wait in buckets; all settlements of one sixteenth of `WINDOW_SECONDS` share one, so at most 17 are
 /// not yet due, and a node cannot hide its earnings from a refund behind many small ones. What open proceedings can cost is
 /// held: as much of a bucket that is due goes into a reserve, and the rest is paid.
-contract Escrow is EIP712, ReentrancyGuardTransient {
+contract Escrow is ReentrancyGuardTransient {
     using SafeCast for uint256;
 
     /// @notice A client's promise.
@@ -62,6 +63,8 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
     uint256 public constant REFUND_BUCKETS = 32;
     /// @notice EIP-712 type of a voucher.
     bytes32 public constant VOUCHER_TYPEHASH = keccak256("Voucher(address client,address node,uint256 total)");
+    /// @dev Name of the EIP-712 domain.
+    string private constant _NAME = "og escrow";
     /// @dev Parts of the window in which settlements share a bucket.
     uint64 private constant _PERIODS = 16;
 
@@ -197,7 +200,7 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
         uint64 withdrawSeconds,
         uint64 windowSeconds,
         uint256 auditPermille
-    ) EIP712("og escrow", "1") {
+    ) {
         if (windowSeconds < _PERIODS || windowSeconds > 365 days || withdrawSeconds > 365 days) revert InvalidParams();
         if (auditPermille > 1000) revert InvalidParams();
         (LOG, DISPUTES, JURY, AUDITS) = (log, disputes, jury, audits);
@@ -271,8 +274,9 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
         if (vouchers.length != signatures.length || vouchers.length > MAX_VOUCHERS) revert WrongCount();
         if (LOG.roots(msg.sender, logSize) == bytes32(0)) revert LogNotPosted(logSize);
         uint256 sum = 0;
+        bytes32 domain = _domain();
         for (uint256 i = 0; i < vouchers.length; ++i) {
-            if (!_signed(vouchers[i], signatures[i])) revert BadVoucher(i);
+            if (!_signed(domain, vouchers[i], signatures[i])) revert BadVoucher(i);
             sum += _take(vouchers[i]);
         }
         if (sum == 0) revert NothingDue();
@@ -395,15 +399,50 @@ contract Escrow is EIP712, ReentrancyGuardTransient {
     /// @notice EIP-712 digest that a client signs.
     /// @param voucher The voucher.
     /// @return The digest.
-    function voucherDigest(Voucher calldata voucher) public view returns (bytes32) {
-        return _hashTypedDataV4(keccak256(abi.encode(VOUCHER_TYPEHASH, voucher.client, voucher.node, voucher.total)));
+    function voucherDigest(Voucher calldata voucher) external view returns (bytes32) {
+        return _digest(_domain(), voucher);
+    }
+
+    /// @notice The EIP-712 domain of vouchers (ERC-5267).
+    /// @return fields Which fields it has: all.
+    /// @return name Its name.
+    /// @return version Its version.
+    /// @return chainId The chain id.
+    /// @return verifyingContract This contract.
+    /// @return salt Hash of the genesis block.
+    /// @return extensions None.
+    function eip712Domain()
+        external
+        view
+        returns (
+            bytes1 fields,
+            string memory name,
+            string memory version,
+            uint256 chainId,
+            address verifyingContract,
+            bytes32 salt,
+            uint256[] memory extensions
+        )
+    {
+        return (0x1f, _NAME, "1", block.chainid, address(this), AUDITS.BEACON().genesis(), new uint256[](0));
     }
 
     // ---- inside ----
 
+    /// @dev Separator of the domain in which clients sign. Reverts before the genesis hash is known.
+    function _domain() private view returns (bytes32) {
+        return Domain.separator(_NAME, address(this), AUDITS.BEACON().genesis());
+    }
+
+    /// @dev What a client signs.
+    function _digest(bytes32 domain, Voucher calldata voucher) private pure returns (bytes32) {
+        bytes32 hashed = keccak256(abi.encode(VOUCHER_TYPEHASH, voucher.client, voucher.node, voucher.total));
+        return MessageHashUtils.toTypedDataHash(domain, hashed);
+    }
+
     /// @dev Whether a voucher is for the sender and signed by its client.
-    function _signed(Voucher calldata voucher, bytes calldata signature) private view returns (bool) {
-        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(voucherDigest(voucher), signature);
+    function _signed(bytes32 domain, Voucher calldata voucher, bytes calldata signature) private view returns (bool) {
+        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecoverCalldata(_digest(domain, voucher), signature);
         return voucher.node == msg.sender && failure == ECDSA.RecoverError.NoError && signer == voucher.client;
     }
 

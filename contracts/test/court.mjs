@@ -1,6 +1,6 @@
 // All contracts of escrow, audits and disputes, deployed as in genesis, with a mock of the referee.
 import { AbiCoder, getCreateAddress, keccak256, sha256, toBeHex, TypedDataEncoder, Wallet } from 'ethers';
-import { Chain, COIN, MIN_STAKE, person, PUBLISH_FEE, RECORD, SYSTEM } from './evm.mjs';
+import { Chain, COIN, GENESIS, MIN_STAKE, person, PUBLISH_FEE, RECORD, SYSTEM } from './evm.mjs';
 
 const coder = AbiCoder.defaultAbiCoder();
 const REFEREE = '0x0000000000000000000000000000000000000a03';
@@ -90,8 +90,8 @@ const NAMES = {
 };
 
 /** Deploys everything; every contract knows the others' addresses beforehand. `rules` replaces some of `RULES`. */
-export async function court(rules = {}) {
-  const chain = await Chain.create({ precompiles: { [REFEREE]: referee } });
+export async function court(rules = {}, genesis = GENESIS) {
+  const chain = await Chain.create({ precompiles: { [REFEREE]: referee }, genesis });
   const from = person(900);
   await chain.fund(from, COIN);
   const at = Object.fromEntries(Object.keys(NAMES).map((name, nonce) => [name, getCreateAddress({ from, nonce })]));
@@ -108,11 +108,12 @@ export async function court(rules = {}) {
     audits: [at.log, at.beacon, at.auditors, at.disputes, at.jury, of('audits')],
     jury: [at.nodes, at.log, at.escrow, at.beacon, at.auditors, at.audits, at.disputes, of('jury')],
   };
-  const all = { chain };
+  const all = { chain, genesis };
   for (const [name, contract] of Object.entries(NAMES)) {
     all[name] = await chain.deploy(contract, args[name], { from });
     if (all[name].address.toLowerCase() !== at[name].toLowerCase()) throw new Error(`${name} is at another address`);
   }
+  await chain.begin(all.beacon);
   // Events of any of them are decoded with all ABIs.
   // One validator that proposes all blocks: the seed for a block is the randomness of the next one.
   all.tick = async (blocks = 1) => {
@@ -128,7 +129,7 @@ export const bond = (all, node, stake = MIN_STAKE) => all.nodes.send(node, 'regi
 export async function client(all, n, wei = 1000n * COIN) {
   const wallet = new Wallet(toBeHex(0xc11e0000 + n, 32));
   await all.chain.fund(wallet.address, wei);
-  const domain = { name: 'og escrow', version: '1', chainId: 1, verifyingContract: all.escrow.address };
+  const domain = { name: 'og escrow', version: '1', chainId: 1, verifyingContract: all.escrow.address, salt: all.genesis };
   const types = { Voucher: [{ name: 'client', type: 'address' }, { name: 'node', type: 'address' }, { name: 'total', type: 'uint256' }] };
   return {
     address: wallet.address, wallet,

@@ -4,7 +4,7 @@ import { getAddress, keccak256, toBeHex, TypedDataEncoder, Wallet } from 'ethers
 import {
   after, announce, announcement, bond, BURN, claim, client, court, Log, NOBODY, NOTHING, pass, RULES, settle, step, subjects, TURN,
 } from './court.mjs';
-import { Chain, COIN, MIN_STAKE, person, reverts, TX_GAS_MAX } from './evm.mjs';
+import { Chain, COIN, GENESIS, MIN_STAKE, person, reverts, TX_GAS_MAX } from './evm.mjs';
 
 const node = person(1);
 const hunter = person(5);
@@ -499,7 +499,7 @@ test('equivocation: two roots of one size, or another than the posted one', asyn
   const key = new Wallet(toBeHex(0x0de, 32));
   await all.chain.fund(key.address, 100n * COIN);
   await bond(all, key.address, 3n * MIN_STAKE);
-  const domain = { name: 'og log', version: '1', chainId: 1 };
+  const domain = { name: 'og log', version: '1', chainId: 1, salt: GENESIS };
   const types = { Checkpoint: [{ name: 'node', type: 'address' }, { name: 'size', type: 'uint64' }, { name: 'root', type: 'bytes32' }] };
   const root = (n) => toBeHex(0xab00 + n, 32);
   const sign = (size, r, who = key, of = domain) =>
@@ -515,6 +515,8 @@ test('equivocation: two roots of one size, or another than the posted one', asyn
   await reverts(report(4, root(1), sign(4, root(1)), root(2), sign(5, root(2))), 'BadCheckpoint', [root(2)]);
   await reverts(report(4, root(1), sign(4, root(1), stranger), root(2), sign(4, root(2))), 'BadCheckpoint', [root(1)]);
   await reverts(report(4, root(1), sign(4, root(1), key, { ...domain, chainId: 2 }), root(2), sign(4, root(2))), 'BadCheckpoint');
+  // What the key signed in another network with the same chain id is no contradiction.
+  await reverts(report(4, root(1), sign(4, root(1), key, { ...domain, salt: root(9) }), root(2), sign(4, root(2))), 'BadCheckpoint', [root(1)]);
   await reverts(report(4, root(1), sign(4, root(1)), root(2), '0x'), 'BadCheckpoint', [root(2)]);
   await reverts(report(4, root(1), sign(4, root(1)), NOTHING, '0x'), 'BadCheckpoint', [NOTHING]);
   await reverts(report(4, root(1), '0x', root(2), sign(4, root(2))), 'BadCheckpoint', [root(1)]);

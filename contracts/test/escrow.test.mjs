@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { getAddress } from 'ethers';
+import { getAddress, toBeHex } from 'ethers';
 import { after, bond, claim, client, court, dispute, Log, NOTHING, pass, RULES, settle, step, TURN } from './court.mjs';
-import { Chain, COIN, person, reverts, TX_GAS_MAX } from './evm.mjs';
+import { Chain, COIN, GENESIS, person, RECORD, reverts, SYSTEM, TX_GAS_MAX } from './evm.mjs';
 
 const node = person(1);
 const other = person(2);
@@ -10,8 +10,8 @@ const { withdrawSeconds, windowSeconds } = RULES.escrow;
 const share = (amount) => amount - amount * 50n / 1000n;
 
 /** A bonded node with a posted log of 4, and a client with a pocket of 10 coins. */
-async function ready(rules) {
-  const all = await court(rules);
+async function ready(rules, genesis) {
+  const all = await court(rules, genesis);
   await bond(all, node);
   all.log4 = new Log(all, node);
   all.log4.add(4);
@@ -100,6 +100,28 @@ test('escrow: a voucher works for its node, signer and contract only', async () 
   const second = await ready();
   await reverts(settle(all, node, 4, [voucher, (await client({ ...second.all, escrow: { address: person(77) } }, 1)).voucher(node, COIN)[1]]), 'BadVoucher');
   await settle(all, node, 4, [voucher, signature]);
+});
+
+test('escrow: a voucher of one network is worth nothing in another with the same chain id, key and addresses', async () => {
+  const here = await ready();
+  const there = await ready({}, toBeHex(0xbee, 32));
+  assert.equal(here.escrow.address, there.escrow.address);
+  const signed = here.alice.voucher(node, COIN);
+  await reverts(settle(there.all, node, 4, signed), 'BadVoucher', [0n]);
+  await settle(here.all, node, 4, signed);
+});
+
+test('escrow: no signature counts before the genesis hash is known', async () => {
+  const chain = await Chain.create();
+  const beacon = await chain.deploy('Beacon');
+  await reverts(beacon.read('genesis'), 'GenesisUnknown');
+  // Only block 1 records it.
+  await beacon.send(SYSTEM, 'record', RECORD);
+  await reverts(beacon.read('genesis'), 'GenesisUnknown');
+  await chain.begin(beacon);
+  assert.equal(await beacon.read('genesis'), GENESIS);
+  await beacon.send(SYSTEM, 'record', RECORD);
+  assert.equal(await beacon.read('genesis'), GENESIS);
 });
 
 test('escrow: settling needs a posted log, and as many signatures as vouchers', async () => {
@@ -283,10 +305,10 @@ test('escrow: the voucher digest and type are what wallets sign', async () => {
   const { all, alice } = await ready();
   const [voucher, signature] = alice.voucher(node, 5n);
   const types = { Voucher: [{ name: 'client', type: 'address' }, { name: 'node', type: 'address' }, { name: 'total', type: 'uint256' }] };
-  const domain = { name: 'og escrow', version: '1', chainId: 1, verifyingContract: all.escrow.address };
+  const domain = { name: 'og escrow', version: '1', chainId: 1, verifyingContract: all.escrow.address, salt: GENESIS };
   assert.equal(await alice.wallet.signTypedData(domain, types, voucher), signature);
-  const [fields, name, version, chainId, at] = await all.escrow.read('eip712Domain');
-  assert.deepEqual([fields, name, version, chainId, at], ['0x0f', 'og escrow', '1', 1n, getAddress(all.escrow.address)]);
+  const [fields, name, version, chainId, at, salt] = await all.escrow.read('eip712Domain');
+  assert.deepEqual([fields, name, version, chainId, at, salt], ['0x1f', 'og escrow', '1', 1n, getAddress(all.escrow.address), GENESIS]);
 });
 
 test('escrow: gas', async (t) => {

@@ -24,6 +24,15 @@ const EVENTS = new Interface(Object.values(ARTIFACTS).flatMap((a) => a.abi.filte
 /** `prevrandao` of a block in tests. */
 export const randomness = (number) => keccak256(toBeHex(number, 32));
 
+/** Hash of block 0 in tests. */
+export const GENESIS = keccak256(toBeHex(0x6e, 1));
+// Blocks of which a contract can ask for the hash.
+const blocks = (genesis) => ({
+  getBlock: async (number) => ({ hash: () => hexToBytes(BigInt(number) === 0n ? genesis : keccak256(toBeHex(number, 32))) }),
+  putBlock: async () => {},
+  shallowCopy() { return this; },
+});
+
 /** What the chain of a single validator tells the beacon. */
 export const RECORD = [toBeHex(1, 32), 1, 0];
 
@@ -73,13 +82,13 @@ function precompile([address, answer]) {
 }
 
 export class Chain {
-  /** `precompiles` maps addresses to functions from input to output. */
-  static async create({ precompiles = {} } = {}) {
+  /** `precompiles` maps addresses to functions from input to output; `genesis` is the hash of block 0. */
+  static async create({ precompiles = {}, genesis = GENESIS } = {}) {
     const chain = new Chain();
     const common = new Common({ chain: Mainnet, hardfork: Hardfork.Osaka });
     chain.state = new SimpleStateManager({ common });
     chain.evm = await createEVM({
-      common, stateManager: chain.state, customPrecompiles: Object.entries(precompiles).map(precompile),
+      common, stateManager: chain.state, blockchain: blocks(genesis), customPrecompiles: Object.entries(precompiles).map(precompile),
     });
     chain.time = 1_800_000_000n;
     chain.number = 1n;
@@ -121,6 +130,14 @@ export class Chain {
     if (exceptionError?.error === 'revert') throw new Reverted(bytesToHex(returnValue));
     if (exceptionError) throw exceptionError;
     return { result, output: bytesToHex(returnValue), gas: executionGasUsed, logs };
+  }
+
+  /** Has the beacon record block 1, as the chain does. */
+  async begin(beacon) {
+    const { number } = this;
+    this.number = 0n;
+    await beacon.send(SYSTEM, 'record', RECORD);
+    this.number = number;
   }
 
   /** Deploys a contract and returns its `Contract`. `funded` coins are on its address before. */

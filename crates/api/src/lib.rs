@@ -20,4 +20,4 @@ pub mod tlog;
 
 pub use error::ApiError;
 pub use listen::bind;
-pub use serve::{Server, serve, serve_with};
+pub use serve::{Deadlines, ServeOptions, Server, serve, serve_with};

@@ -24,6 +24,8 @@ pub mod chat;
 #[cfg(not(target_family = "wasm"))]
 mod directory;
 #[cfg(not(target_family = "wasm"))]
+pub mod endpoint;
+#[cfg(not(target_family = "wasm"))]
 mod error;
 #[cfg(not(target_family = "wasm"))]
 mod ledger;

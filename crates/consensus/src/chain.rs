@@ -13,7 +13,7 @@ use quick_cache::sync::Cache;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 use types::{Equivocation, FinalityCertificate, Handover, NetworkConfig};
 
@@ -358,10 +358,11 @@ impl Chain {
             return vec![];
         }
         let head = self.head();
+        let never = AtomicBool::new(false);
         let page = |offset: u64| -> Option<Vec<Candidate>> {
             let data = candidatesCall { offset: U256::from(offset), limit: U256::from(CANDIDATES_PAGE) };
             let call = TransactionRequest::default().to(staking).input(data.abi_encode().into());
-            match self.ledger.call(&head, &call, &Overrides::default()).ok()? {
+            match self.ledger.queries(&never).call(&head, &call, &Overrides::default()).ok()? {
                 CallOutcome::Success { output, .. } => candidatesCall::abi_decode_returns(&output).ok(),
                 _ => None,
             }

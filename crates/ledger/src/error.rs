@@ -117,6 +117,15 @@ pub enum LedgerError {
     /// The EVM could not run a call.
     #[error("{0}")]
     Call(String),
+    /// Whoever asked has gone, or the time is over.
+    #[error("the call was ended before it was done")]
+    Interrupted,
+    /// A trace of so many steps and bytes is not kept in memory.
+    #[error("the trace takes more than {max} bytes; turn off memory and stack, or trace calls only")]
+    TraceTooLarge {
+        /// The bound.
+        max: usize,
+    },
     /// The genesis description is unusable.
     #[error("unusable genesis: {0}")]
     Genesis(String),

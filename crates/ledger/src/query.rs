@@ -3,12 +3,13 @@
 use crate::{
     Executed, Ledger, LedgerError,
     evm::{OgEvm, StateView, TX_GAS_LIMIT_CAP, block_env, evm, evm_error},
+    guard::{Guard, QUERY_GAS_MAX, Queries, Recorded},
 };
 use alloy_eips::eip2930::AccessList;
 use alloy_primitives::{Bytes, U256};
 use alloy_rpc_types_eth::{BlockOverrides, TransactionRequest, state::StateOverride};
 use revm::{
-    ExecuteEvm as _, InspectEvm as _,
+    InspectEvm as _,
     context::{BlockEnv, CfgEnv, TxEnv, result::ExecutionResult},
     context_interface::either::Either,
     database::CacheDB,
@@ -206,7 +207,7 @@ impl Ledger {
         })
     }
 
-    /// An EVM ready for a call on the state after `at`, and the call.
+    /// An EVM ready for a call on the state after `at`, and the call. Its gas is bounded, its block says what it is told to say.
     pub(crate) fn prepare(
         &self,
         at: &Executed,
@@ -222,28 +223,34 @@ impl Ledger {
             override_block(&mut env, block);
         }
         let nonce = db.load_account(request.from.unwrap_or_default())?.info.nonce;
-        let tx = self.tx_env(request, nonce, env.gas_limit)?;
+        let tx = self.tx_env(request, nonce, env.gas_limit.min(QUERY_GAS_MAX))?;
         Ok((evm(db, self.params(), self.genesis(), env, |cfg| relax(cfg, &tx)), tx))
     }
+}
 
+impl Queries<'_> {
     /// Runs `request` on the state after `at`, in the environment of that block.
     ///
     /// # Errors
-    /// [`LedgerError::Call`] when the EVM cannot even start (insufficient funds, too little gas).
+    /// [`LedgerError::Call`] when the EVM cannot even start (insufficient funds, too little gas), [`LedgerError::Interrupted`].
     pub fn call(
         &self,
         at: &Executed,
         request: &TransactionRequest,
         overrides: &Overrides,
     ) -> Result<CallOutcome, LedgerError> {
-        let (mut evm, tx) = self.prepare(at, request, overrides)?;
-        Ok(CallOutcome::new(evm.transact(tx).map_err(evm_error)?.result))
+        self.go_on()?;
+        let (evm, tx) = self.ledger.prepare(at, request, overrides)?;
+        let mut evm = evm.with_inspector(Guard::new(self.stop, Recorded::Nothing));
+        let done = evm.inspect_tx(tx).map_err(evm_error)?;
+        evm.inspector.verdict()?;
+        Ok(CallOutcome::new(done.result))
     }
 
     /// Smallest gas limit with which `request` succeeds, within 1.5 %, by binary search as in geth.
     ///
     /// # Errors
-    /// [`LedgerError::Call`] when it cannot start.
+    /// [`LedgerError::Call`] when it cannot start, [`LedgerError::Interrupted`].
     pub fn estimate_gas(
         &self,
         at: &Executed,
@@ -255,7 +262,8 @@ impl Ledger {
             self.call(at, &request, overrides)
         };
         let succeeds = |gas: u64| matches!(run(gas), Ok(CallOutcome::Success { .. }));
-        let mut high = request.gas.unwrap_or(u64::MAX).min(self.params().gas_limit).min(TX_GAS_LIMIT_CAP);
+        let mut high =
+            request.gas.unwrap_or(u64::MAX).min(self.ledger.params().gas_limit).min(TX_GAS_LIMIT_CAP);
         let used = match run(high)? {
             CallOutcome::Success { gas_used, .. } => gas_used,
             CallOutcome::Halt { reason, .. } if reason == "out of gas" => {
@@ -280,13 +288,15 @@ impl Ledger {
         if succeeds(used) {
             high = used;
         }
+        // A search that was cut short found nothing.
+        self.go_on()?;
         Ok(Ok(high))
     }
 
     /// The access list with which `request` runs cheapest, and what it gives with it (EIP-2930).
     ///
     /// # Errors
-    /// [`LedgerError::Call`] when it cannot start.
+    /// [`LedgerError::Call`] when it cannot start, [`LedgerError::Interrupted`].
     pub fn create_access_list(
         &self,
         at: &Executed,
@@ -297,10 +307,14 @@ impl Ledger {
         // What a call touches can depend on the list through the gas it has left; it settles soon.
         for _ in 0..8 {
             let request = TransactionRequest { access_list: Some(list.clone()), ..request.clone() };
-            let (evm, tx) = self.prepare(at, &request, overrides)?;
-            let mut evm = evm.with_inspector(AccessListInspector::new(list.clone()));
+            self.go_on()?;
+            let (evm, tx) = self.ledger.prepare(at, &request, overrides)?;
+            let guard = Guard::new(self.stop, Recorded::Nothing);
+            let mut evm = evm.with_inspector((guard, AccessListInspector::new(list.clone())));
             let done = evm.inspect_tx(tx).map_err(evm_error)?;
-            let found = evm.into_inspector().into_access_list();
+            let (guard, inspector) = evm.into_inspector();
+            guard.verdict()?;
+            let found = inspector.into_access_list();
             if found == list {
                 return Ok((list, CallOutcome::new(done.result)));
             }

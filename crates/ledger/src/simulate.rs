@@ -1,10 +1,11 @@
 //! `eth_simulateV1`: blocks of calls that might follow, on top of each other.
 
 use crate::{
-    Block, CallOutcome, ChainParams, Executed, Ledger, LedgerError,
+    Block, CallOutcome, ChainParams, Executed, LedgerError,
     block::Turn,
     evm::{StateView, block_env, evm, simulation_error},
     execute::{collect, envelope, fixed_header},
+    guard::{Guard, QUERY_GAS_MAX, Queries, Recorded},
     query::{override_block, override_state},
     system::begin_block,
 };
@@ -41,11 +42,12 @@ fn refuse<T>(code: i32, message: impl Into<String>) -> Result<T, LedgerError> {
     Err(LedgerError::Simulation { code, message: message.into() })
 }
 
-impl Ledger {
+impl Queries<'_> {
     /// Runs the blocks of `payload` one after the other on the state after `at`.
     ///
     /// # Errors
-    /// [`LedgerError::Call`] when the payload makes no sense, is too large, or (with validation) a call is not valid.
+    /// [`LedgerError::Call`] when the payload makes no sense, is too large, or (with validation) a call is not valid;
+    /// [`LedgerError::Interrupted`].
     pub fn simulate(&self, at: &Executed, payload: &SimulatePayload) -> Result<Vec<Simulated>, LedgerError> {
         if payload.block_state_calls.iter().map(|b| b.calls.len()).sum::<usize>() > CALLS_MAX {
             return refuse(-38026, format!("too many calls; at most {CALLS_MAX}"));
@@ -54,8 +56,13 @@ impl Ledger {
         let mut parent = at.header().clone();
         let mut parent_hash = at.hash();
         let mut out = Vec::new();
+        // All blocks together, whatever their limits say.
+        let mut budget = QUERY_GAS_MAX;
         for block in with_gaps(&payload.block_state_calls, parent.number)? {
-            let simulated = self.simulate_block(at, &mut db, &parent, parent_hash, &block, payload)?;
+            self.go_on()?;
+            let before = Before { at, parent: &parent, hash: parent_hash };
+            let simulated = self.simulate_block(before, &mut db, &block, payload, budget)?;
+            budget = budget.saturating_sub(simulated.block.header.gas_used);
             parent = simulated.block.header.clone();
             parent_hash = simulated.block.hash();
             // BLOCKHASH sees the simulated blocks too.
@@ -67,13 +74,13 @@ impl Ledger {
 
     fn simulate_block(
         &self,
-        at: &Executed,
+        before: Before<'_>,
         db: &mut CacheDB<StateView>,
-        parent: &Header,
-        parent_hash: B256,
         block: &SimBlock,
         payload: &SimulatePayload,
+        budget: u64,
     ) -> Result<Simulated, LedgerError> {
+        let Before { at, parent, hash: parent_hash } = before;
         if let Some(state) = &block.state_overrides {
             override_state(db, state)?;
         }
@@ -93,12 +100,13 @@ impl Ledger {
             return refuse(-38021, format!("block timestamps must be in order: {this} <= {before}"));
         }
         // The system calls of a block, without those that count validators' turns.
-        let params = ChainParams { staking: None, beacon: None, ..*self.params() };
-        let mut before = evm(&mut *db, &params, self.genesis(), env.clone(), |_| {});
+        let params = ChainParams { staking: None, beacon: None, ..*self.ledger.params() };
+        let mut before = evm(&mut *db, &params, self.ledger.genesis(), env.clone(), |_| {});
         begin_block(&mut before, &params, parent_hash, at.validators(), &Turn::default())?;
         drop(before);
         let mut run = Simulation {
             gas_used: 0,
+            budget,
             receipts: vec![],
             transactions: vec![],
             senders: vec![],
@@ -158,9 +166,13 @@ impl Ledger {
         if call.gas.is_some_and(|gas| gas > left) {
             return refuse(-38015, format!("block gas limit reached: {} >= {}", run.gas_used, env.gas_limit));
         }
+        let budget = run.budget.saturating_sub(run.gas_used);
+        if budget == 0 {
+            return refuse(-32000, format!("the calls use more than {QUERY_GAS_MAX} gas in all"));
+        }
         let sender = call.from.unwrap_or_default();
         let nonce = db.load_account(sender)?.info.nonce;
-        let mut tx = self.tx_env(call, nonce, left)?;
+        let mut tx = self.ledger.tx_env(call, nonce, left.min(budget))?;
         if tx.tx_type == 0 && call.gas_price.is_none() {
             (tx.tx_type, tx.gas_priority_fee) = (2, Some(0));
         }
@@ -174,9 +186,10 @@ impl Ledger {
             }
             cfg.tx_gas_limit_cap = Some(u64::MAX);
         };
-        let mut evm =
-            evm(&mut *db, self.params(), self.genesis(), env.clone(), tune).with_inspector(inspector);
+        let mut evm = evm(&mut *db, self.ledger.params(), self.ledger.genesis(), env.clone(), tune)
+            .with_inspector((Guard::new(self.stop, Recorded::Calls), inspector));
         let ResultAndState { result, state } = evm.inspect_tx(tx.clone()).map_err(simulation_error)?;
+        evm.inspector.0.verdict()?;
         drop(evm);
         db.commit(state);
         let gas_used = result.tx_gas_used();
@@ -216,9 +229,18 @@ impl Ledger {
     }
 }
 
+/// What a simulated block follows.
+struct Before<'a> {
+    at: &'a Executed,
+    parent: &'a Header,
+    hash: B256,
+}
+
 /// A simulated block under way.
 struct Simulation {
     gas_used: u64,
+    /// Gas that its calls may use in all.
+    budget: u64,
     receipts: Vec<alloy_consensus::ReceiptEnvelope>,
     transactions: Vec<TxEnvelope>,
     senders: Vec<Address>,

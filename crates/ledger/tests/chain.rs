@@ -8,7 +8,10 @@ use alloy_primitives::{Address, B256, Bloom, Bytes, U256, hex};
 use alloy_rpc_types_eth::TransactionRequest;
 use ledger::{Block, CallOutcome, Executed, Ledger, LedgerError, Overrides, RecoveredTx, Turn};
 use proptest::prelude::*;
-use std::{ops::ControlFlow, sync::Arc};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, atomic::AtomicBool},
+};
 use wallet::{CHAIN_ID, Kind, Wallet, input};
 
 const RICH: u128 = 10u128.pow(24);
@@ -190,11 +193,12 @@ fn contracts_run_emit_logs_revert_and_can_be_proved() {
         request.input(Bytes::from_static(data).into())
     };
     let plain = Overrides::default();
-    let revert = ledger.call(&reverted, &request(&[9, 9]), &plain).unwrap();
+    let never = AtomicBool::new(false);
+    let revert = ledger.queries(&never).call(&reverted, &request(&[9, 9]), &plain).unwrap();
     assert!(matches!(revert, CallOutcome::Revert { output, .. } if output.as_ref() == [9, 9]));
-    assert!(ledger.estimate_gas(&reverted, &request(&[9]), &plain).unwrap().is_err());
-    let estimate = ledger.estimate_gas(&reverted, &request(&[]), &plain).unwrap().unwrap();
-    let with = |gas| ledger.call(&reverted, &request(&[]).gas_limit(gas), &plain).unwrap();
+    assert!(ledger.queries(&never).estimate_gas(&reverted, &request(&[9]), &plain).unwrap().is_err());
+    let estimate = ledger.queries(&never).estimate_gas(&reverted, &request(&[]), &plain).unwrap().unwrap();
+    let with = |gas| ledger.queries(&never).call(&reverted, &request(&[]).gas_limit(gas), &plain).unwrap();
     assert!(matches!(with(estimate), CallOutcome::Success { .. }));
     assert!(matches!(with(estimate * 9 / 10), CallOutcome::Halt { .. } | CallOutcome::Revert { .. }));
     // A call changes nothing.
@@ -202,6 +206,7 @@ fn contracts_run_emit_logs_revert_and_can_be_proved() {
     let poor = request(&[]).value(U256::MAX);
     assert!(
         ledger
+            .queries(&never)
             .call(&reverted, &poor, &plain)
             .unwrap_err()
             .to_string()

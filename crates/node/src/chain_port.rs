@@ -6,7 +6,7 @@ use alloy_rpc_types_eth::{TransactionRequest, simulate::SimulatePayload};
 use alloy_rpc_types_trace::geth::{GethDebugTracingCallOptions, GethDebugTracingOptions};
 use api::ports::{
     AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
-    Pooled, SimulatedData,
+    Pooled, SimulatedData, Stop,
 };
 use client::contracts::{dispute_slots, posted_slot, receipt_log_slot, right_slot};
 use consensus::ConsensusError;
@@ -42,6 +42,7 @@ fn rejected(e: LedgerError) -> ChainFault {
     match e {
         LedgerError::Store(_) | LedgerError::Damaged { .. } => internal(e),
         LedgerError::Simulation { code, message } => ChainFault::Coded { code, message },
+        LedgerError::Interrupted => ChainFault::Interrupted,
         other => ChainFault::Rejected(other.to_string()),
     }
 }
@@ -157,6 +158,10 @@ impl ChainPort {
             }
         });
         Self { chain, events, blocks: Cache::new(BLOCKS_CACHED) }
+    }
+
+    fn queries<'a>(&'a self, stop: &'a Stop) -> ledger::Queries<'a> {
+        self.chain.ledger().queries(stop.flag())
     }
 
     fn number(&self, at: BlockRef) -> Result<Option<u64>, ChainFault> {
@@ -284,8 +289,14 @@ impl Chain for ChainPort {
         })
     }
 
-    fn call(&self, at: BlockRef, call: TransactionRequest, o: CallOverrides) -> Result<Bytes, ChainFault> {
-        output(self.chain.ledger().call(&self.state(at)?, &call, &overrides(o)).map_err(rejected)?)
+    fn call(
+        &self,
+        at: BlockRef,
+        call: TransactionRequest,
+        o: CallOverrides,
+        stop: &Stop,
+    ) -> Result<Bytes, ChainFault> {
+        output(self.queries(stop).call(&self.state(at)?, &call, &overrides(o)).map_err(rejected)?)
     }
 
     fn estimate_gas(
@@ -293,8 +304,9 @@ impl Chain for ChainPort {
         at: BlockRef,
         call: TransactionRequest,
         o: CallOverrides,
+        stop: &Stop,
     ) -> Result<u64, ChainFault> {
-        match self.chain.ledger().estimate_gas(&self.state(at)?, &call, &overrides(o)).map_err(rejected)? {
+        match self.queries(stop).estimate_gas(&self.state(at)?, &call, &overrides(o)).map_err(rejected)? {
             Ok(gas) => Ok(gas),
             Err(outcome) => output(outcome).map(|_| 0),
         }
@@ -305,8 +317,9 @@ impl Chain for ChainPort {
         at: BlockRef,
         call: TransactionRequest,
         o: CallOverrides,
+        stop: &Stop,
     ) -> Result<AccessListData, ChainFault> {
-        let made = self.chain.ledger().create_access_list(&self.state(at)?, &call, &overrides(o));
+        let made = self.queries(stop).create_access_list(&self.state(at)?, &call, &overrides(o));
         let (list, outcome) = made.map_err(rejected)?;
         let (gas_used, error) = match outcome {
             CallOutcome::Success { gas_used, .. } => (gas_used, None),
@@ -316,8 +329,13 @@ impl Chain for ChainPort {
         Ok(AccessListData { list, gas_used, error })
     }
 
-    fn simulate(&self, at: BlockRef, payload: SimulatePayload) -> Result<Vec<SimulatedData>, ChainFault> {
-        let blocks = self.chain.ledger().simulate(&self.state(at)?, &payload).map_err(rejected)?;
+    fn simulate(
+        &self,
+        at: BlockRef,
+        payload: SimulatePayload,
+        stop: &Stop,
+    ) -> Result<Vec<SimulatedData>, ChainFault> {
+        let blocks = self.queries(stop).simulate(&self.state(at)?, &payload).map_err(rejected)?;
         let data = |s: ledger::Simulated| SimulatedData {
             block: with_senders(s.block.hash(), &s.block, s.senders.into_iter()),
             calls: s.calls,
@@ -330,8 +348,9 @@ impl Chain for ChainPort {
         at: BlockRef,
         call: TransactionRequest,
         options: GethDebugTracingCallOptions,
+        stop: &Stop,
     ) -> Result<Value, ChainFault> {
-        let trace = self.chain.ledger().trace_call(&self.state(at)?, &call, &options).map_err(rejected)?;
+        let trace = self.queries(stop).trace_call(&self.state(at)?, &call, &options).map_err(rejected)?;
         serde_json::to_value(trace).map_err(internal)
     }
 
@@ -340,6 +359,7 @@ impl Chain for ChainPort {
         at: BlockRef,
         only: Option<usize>,
         options: GethDebugTracingOptions,
+        stop: &Stop,
     ) -> Result<Vec<(B256, Value)>, ChainFault> {
         let number = self.number(at)?.ok_or(ChainFault::UnknownBlock)?;
         let before =
@@ -349,7 +369,7 @@ impl Chain for ChainPort {
         let block = store.block(number).map_err(internal)?.ok_or(ChainFault::UnknownBlock)?;
         let turn = store.turn(number).map_err(internal)?.unwrap_or_default();
         let replay = Replay { parent: &parent, block: &block, turn: &turn };
-        let traces = self.chain.ledger().trace_block(replay, only, &options).map_err(rejected)?;
+        let traces = self.queries(stop).trace_block(replay, only, &options).map_err(rejected)?;
         traces.into_iter().map(|(hash, t)| Ok((hash, serde_json::to_value(t).map_err(internal)?))).collect()
     }
 

@@ -14,6 +14,7 @@ use crate::{
     proxy,
 };
 use anyhow::Context as _;
+use api::ServeOptions;
 use client::{
     chain::check_chain,
     check::{Checks, Outcome},
@@ -164,6 +165,7 @@ async fn run_node(args: NodeArgs) -> anyhow::Result<()> {
         price_output: args.price_output,
         require_payment: args.require_payment,
         browser: args.browser.rules()?,
+        limits: args.limits.limits(),
     };
     let endpoint = config.endpoint.clone();
     let stop = stop_signal();
@@ -250,7 +252,16 @@ async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
         idle_max: Duration::from_secs(120),
         replicas: Replicas { nodes: args.replicas, ..Replicas::default() },
     };
-    let running = proxy::start(config, listener, args.browser.rules()?).await?;
+    let running = proxy::start(
+        config,
+        listener,
+        ServeOptions {
+            browser: args.browser.rules()?,
+            limits: args.limits.limits(),
+            ..ServeOptions::default()
+        },
+    )
+    .await?;
     outln!("OpenAI API on http://{}/v1, network {}", args.listen, running.proxy.genesis());
     stop_signal().await?;
     running.server.shut_down(PROXY_DRAIN).await;

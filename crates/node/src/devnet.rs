@@ -11,7 +11,11 @@ use crate::{
     validator::{self, Keys, Running, Setup},
 };
 use anyhow::{Context as _, ensure};
-use api::{http::BrowserRules, rpc::RpcConfig};
+use api::{
+    ServeOptions,
+    http::{BrowserRules, PeerLimits},
+    rpc::RpcConfig,
+};
 use client::proxy::{Payer, ProxyConfig, Replicas};
 use engine::{Engine, EngineConfig, Model};
 use ledger::{Retention, SNAPSHOT_BLOCKS};
@@ -154,7 +158,12 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
         idle_max: Duration::from_secs(120),
         replicas: Replicas::default(),
     };
-    let running = proxy::start(config, sockets.proxy, rules.clone()).await?;
+    let running = proxy::start(
+        config,
+        sockets.proxy,
+        ServeOptions { browser: rules.clone(), ..ServeOptions::default() },
+    )
+    .await?;
     let paying = running.proxy.clone();
     tokio::spawn(async move {
         if let Err(e) = paying.fill_pockets().await {
@@ -315,6 +324,7 @@ impl Devnet {
                 price_output: PRICE_OUTPUT,
                 require_payment: false,
                 browser: rules.clone(),
+                limits: PeerLimits::default(),
             };
             let engine =
                 Engine::new(model.clone(), EngineConfig { kv_bytes: KV_BYTES, ..EngineConfig::default() })?;

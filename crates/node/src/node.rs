@@ -59,6 +59,8 @@ pub(crate) struct NodeConfig {
     pub(crate) require_payment: bool,
     /// Hosts and pages that are answered, besides loopback names, the listening address and the endpoint.
     pub(crate) browser: api::http::BrowserRules,
+    /// What one peer may take of the server.
+    pub(crate) limits: api::http::PeerLimits,
 }
 
 /// A running node.
@@ -144,14 +146,18 @@ pub(crate) async fn start(config: NodeConfig, engine: Engine, listener: TcpListe
     };
     let address = operator.court.me();
     let court = operator.court.clone();
-    let till = Till::open(court.clone(), address, config.require_payment, log.clone())?;
+    let till = Till::open(court.clone(), genesis, address, config.require_payment, log.clone())?;
     let origin = NodeOrigin { chain_id: network.network.chain_id, genesis, node: address };
     let tiles = LogServer::new(origin, &secret, log.clone(), operator.posted.clone())?;
     let posted = operator.posted.clone();
     let service = Arc::new(InferenceService::new(engine, identity, log, anchor, posted, till.clone(), court));
     let router = api::openai::router(service.clone()).merge(api::tlog::log_router(Arc::new(tiles)));
     let rules = config.browser.clone().known_as(&config.endpoint);
-    let server = api::serve_with(listener, router, rules)?;
+    let server = api::serve_with(
+        listener,
+        router,
+        api::ServeOptions { browser: rules, limits: config.limits, ..api::ServeOptions::default() },
+    )?;
     let operator = Arc::new(operator);
     let tasks = vec![
         tokio::spawn(operator.clone().follow(anchor_sender)),

@@ -2,7 +2,7 @@
 
 use crate::chain_port::ChainPort;
 use alloy_rpc_types_eth::TransactionRequest;
-use api::ports::{BlockRef, CallOverrides, Chain as _, ChainFault};
+use api::ports::{BlockRef, CallOverrides, Chain as _, ChainFault, Stop};
 use async_trait::async_trait;
 use std::sync::Arc;
 use types::{Address, B256, Bytes};
@@ -59,7 +59,9 @@ impl Ledger for OwnChain {
         let Draft { from, to, value, data } = draft.clone();
         let call = TransactionRequest::default().from(from).to(to).value(value).input(data.into());
         self.ask(move |chain| {
-            chain.estimate_gas(BlockRef::Number(chain.head()), call, CallOverrides::default())
+            // Its own transactions; their gas is bounded.
+            let never = Stop::default();
+            chain.estimate_gas(BlockRef::Number(chain.head()), call, CallOverrides::default(), &never)
         })
         .await
     }

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use types::{Address, Bytes, U256, Voucher, signing};
+use types::{Address, B256, Bytes, U256, Voucher, signing};
 
 /// How long a pocket's content is believed, as long as it suffices.
 const POCKET_AGE_MAX: Duration = Duration::from_secs(5);
@@ -35,6 +35,8 @@ struct Customer {
 /// All clients of a node.
 pub(crate) struct Till {
     court: Court,
+    /// Hash of the network's genesis block.
+    genesis: B256,
     node: Address,
     /// Serve only who pays.
     required: bool,
@@ -77,6 +79,7 @@ impl Till {
     /// Reads what is owed and promised from the log.
     pub(crate) fn open(
         court: Court,
+        genesis: B256,
         node: Address,
         required: bool,
         log: Arc<ReceiptLog>,
@@ -89,7 +92,7 @@ impl Till {
             let customer = customers.entry(client).or_default();
             (customer.promised, customer.signature) = (total, signature);
         }
-        Ok(Arc::new(Self { court, node, required, log, customers: Mutex::new(customers) }))
+        Ok(Arc::new(Self { court, genesis, node, required, log, customers: Mutex::new(customers) }))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Address, Customer>> {
@@ -147,7 +150,8 @@ impl Till {
     pub(crate) async fn take(&self, payment: &Payment) -> Result<(), InferenceFault> {
         let Payment { client, total, signature } = payment;
         let voucher = Voucher { client: *client, node: self.node, total: *total };
-        let digest = self.court.voucher_digest(&voucher);
+        let network = &self.court.network;
+        let digest = voucher.digest(network.chain_id, self.genesis, network.contracts.escrow);
         if signing::recover(digest, signature).ok() != Some(*client) {
             return Err(refused("the signature in og-payment is not the client's"));
         }

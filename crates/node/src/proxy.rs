@@ -1,6 +1,6 @@
 //! The client proxy as a server.
 
-use api::{Server, http::BrowserRules};
+use api::{ServeOptions, Server};
 use client::proxy::{Proxy, ProxyConfig};
 use std::{net::TcpListener, sync::Arc};
 
@@ -14,9 +14,9 @@ pub(crate) struct RunningProxy {
 pub(crate) async fn start(
     config: ProxyConfig,
     listener: TcpListener,
-    rules: BrowserRules,
+    options: ServeOptions,
 ) -> anyhow::Result<RunningProxy> {
     let proxy = Proxy::connect(config).await?;
-    let server = api::serve_with(listener, proxy.router(), rules)?;
+    let server = api::serve_with(listener, proxy.router(), options)?;
     Ok(RunningProxy { proxy, server })
 }

@@ -71,8 +71,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl ReceiptLog {
     /// Opens or creates the log in the file `path` and rebuilds its tree.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        let db = Database::create(path)
-            .with_context(|| format!("cannot open the receipt log {}", path.display()))?;
+        let failed = || format!("cannot open the receipt log {}", path.display());
+        let file = ledger::private_file(path).with_context(failed)?;
+        let db = Database::builder().create_file(file).with_context(failed)?;
         let write = db.begin_write()?;
         write.open_table(RECEIPTS)?;
         write.open_table(INDEX)?;

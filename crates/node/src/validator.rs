@@ -129,6 +129,11 @@ impl Running {
         Ok(())
     }
 
+    /// Calls of its JSON-RPC server that execute something: how many run, and how many wait.
+    pub(crate) fn rpc_load(&self) -> (usize, usize) {
+        self.server.as_ref().map_or((0, 0), RpcServer::load)
+    }
+
     /// Stops the servers, then the validator, and writes what is only in memory.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         self.evidence.abort();

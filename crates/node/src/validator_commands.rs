@@ -16,6 +16,7 @@ use anyhow::{Context as _, ensure};
 use api::rpc::RpcConfig;
 use client::{RpcClient, contracts::Staking};
 use ledger::Retention;
+use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{io::IsTerminal as _, sync::Arc, time::Duration};
@@ -48,12 +49,22 @@ pub(crate) async fn run(command: ValidatorCommand) -> anyhow::Result<()> {
     }
 }
 
+/// Smallest and largest chain id that is drawn: above every id that people chose, and what wallets still take
+/// (MetaMask: `floor(2^53 / 2) - 36`).
+const CHAIN_IDS: std::ops::RangeInclusive<u64> = 1 << 40..=4_503_599_627_370_459;
+
+/// A chain id for a new network. Accounts and their transactions are bound to a network by it alone.
+fn random_chain_id() -> u64 {
+    rand::rng().random_range(CHAIN_IDS)
+}
+
 fn init(args: &InitArgs) -> anyhow::Result<()> {
     let keys = Keys::open(&args.data)?;
+    let chain_id = args.chain_id.unwrap_or_else(random_chain_id);
     let member = Member {
-        chain_id: args.chain_id,
+        chain_id,
         operator: keys.operator()?,
-        key: keys.validator.public(args.chain_id),
+        key: keys.validator.public(chain_id),
         peer: Peer { key: keys.validator.peer(), address: args.announce },
     };
     outln!("{}", serde_json::to_string_pretty(&member)?);
@@ -61,20 +72,22 @@ fn init(args: &InitArgs) -> anyhow::Result<()> {
 }
 
 fn genesis(args: &GenesisArgs) -> anyhow::Result<()> {
-    let mut members = vec![];
+    let mut members: Vec<Member> = vec![];
+    let mut chain_id = args.chain_id;
     for path in &args.members {
         let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let member: Member = serde_json::from_slice(&text)
             .with_context(|| format!("{} is not what `og validator init` prints", path.display()))?;
+        let expected = *chain_id.get_or_insert(member.chain_id);
         ensure!(
-            member.chain_id == args.chain_id,
-            "{} was made for --chain-id {}, not {}",
+            member.chain_id == expected,
+            "{} was made for the chain id {}, not {expected}: make it again with `og validator init --chain-id {expected}`",
             path.display(),
             member.chain_id,
-            args.chain_id
         );
         members.push(member);
     }
+    let chain_id = chain_id.context("name at least one member")?;
     let staking = ledger::StakingRules {
         unbonding_seconds: args.unbonding,
         validators_max: args.validators_max,
@@ -87,7 +100,7 @@ fn genesis(args: &GenesisArgs) -> anyhow::Result<()> {
         funded.push((address, U256::from(coins) * U256::from(COIN)));
     }
     let (genesis, network) = NewNetwork {
-        chain_id: args.chain_id,
+        chain_id,
         block_time_ms: args.block_time,
         epoch_blocks: scaled_epoch(args.epoch_blocks, args.time_scale),
         timestamp: crate::inference::now_ms() / 1000,
@@ -101,7 +114,7 @@ fn genesis(args: &GenesisArgs) -> anyhow::Result<()> {
     let file = NetworkFile { network, genesis, peers: members.iter().map(|m| m.peer).collect() };
     file.network.check()?;
     file.write(&args.out)?;
-    outln!("network {hash}: {} validators, chain id {}", members.len(), args.chain_id);
+    outln!("network {hash}: {} validators, chain id {chain_id}", members.len());
     Ok(())
 }
 
@@ -140,6 +153,8 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         rpc_config: RpcConfig {
             debug: args.rpc_debug,
             browser: args.browser.rules()?,
+            limits: args.limits.limits(),
+            calls: args.calls.limits(),
             ..RpcConfig::default()
         },
     };

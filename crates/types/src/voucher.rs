@@ -12,14 +12,15 @@ sol! {
 }
 
 impl Voucher {
-    /// The EIP-712 digest that the client signs: domain `og escrow`, version `1`, the chain id and the contract `escrow`.
-    pub fn digest(&self, chain_id: u64, escrow: Address) -> B256 {
+    /// The EIP-712 digest that the client signs: domain `og escrow`, version `1`, the chain id, the contract `escrow`, and the
+    /// hash of the genesis block as salt.
+    pub fn digest(&self, chain_id: u64, genesis: B256, escrow: Address) -> B256 {
         let domain = Eip712Domain::new(
             Some("og escrow".into()),
             Some("1".into()),
             Some(U256::from(chain_id)),
             Some(escrow),
-            None,
+            Some(genesis),
         );
         self.eip712_signing_hash(&domain)
     }

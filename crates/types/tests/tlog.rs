@@ -192,21 +192,26 @@ fn accounts_sign_only_their_own_log() {
     let mut moved = checkpoint(5, 7);
     moved.origin = NodeOrigin { chain_id: 1, ..origin() }.to_string();
     assert!(account.verifier().verify(&moved.to_string(), &line.signature).is_err());
+    // And so is one about another network with the same chain id.
+    moved.origin = NodeOrigin { genesis: B256::repeat_byte(0xac), ..origin() }.to_string();
+    let elsewhere = moved.account_digest().unwrap().1;
+    let signature = line.signature[..].try_into().unwrap();
+    assert_ne!(signing::recover(elsewhere, &signature), Ok(origin().node));
     assert!(account.verifier().verify(&checkpoint(5, 7).to_string(), &line.signature).is_ok());
     assert!(account.verifier().verify(&checkpoint(5, 7).to_string(), &line.signature[..64]).is_err());
 }
 
-/// Digest and signature of another implementation (eth_account 0.13, `encode_typed_data`).
+/// Digest and signature of another implementation (ethers 6, `TypedDataEncoder`).
 #[test]
 fn an_account_signs_as_ethereum_wallets_do() {
-    let digest = b256!("bb18fc22ad72ff707f3cd0cb6b142d4d774849e7bb35251c7cbbee838b2806ef");
+    let digest = b256!("2ca0f3b61900ba1572c581ba8ca93d65e98c26ae56c35f40740f6e48b46eab11");
     assert_eq!(checkpoint(5, 7).account_digest(), Ok((origin().node, digest)));
     let [_, account] = keys();
     assert_eq!(
         account.sign(&checkpoint(5, 7).to_string(), 0).unwrap().signature,
         alloy_primitives::hex!(
-            "29005350294ee075339962d55d3d581776b87567818b50bf3c4d71ac189a7d5f
-             7710ab20edf102a9fba0fbc84b3a4533fba28aa662d6f783b0d2db47584aa69b1b"
+            "391eaa73d6bc4eddd1b8864053db9193918545c5d73e10b5aa0a09e5b876ae7c
+             56343d00fed78a387194008ae596821ea0923cf52746f8dc7329d4a81cc9fb461c"
         )
     );
 }
@@ -220,7 +225,7 @@ fn names_of_keys_do_not_change() {
     assert_eq!(golden[0], format!("{name}+0ed8d354+AWV7oPFwprxn4jv6vC1nJfYFtCzkO14WVjQgbeXUd7oZ"));
     assert_eq!(
         golden[1],
-        format!("{name}+4aa7d44a+/29nL2VpcDcxMi1jaGVja3BvaW50LzEZ5+N258ITt+fn5GzHCl3Qhtr/Kg==")
+        format!("{name}+20465d1a+/29nL2VpcDcxMi1jaGVja3BvaW50LzIZ5+N258ITt+fn5GzHCl3Qhtr/Kg==")
     );
     assert_eq!(golden[2], "witness.example/w1+328305e4+BENhTAOrWNzgF3gbrY/8QnDvoWy9Bm6iCRTCauIjQNLF");
 }
@@ -307,7 +312,7 @@ fn evidence_of_both_kinds_of_log_key_and_of_a_witness() {
         if let PublicKey::Account(node) = key.key() {
             // What a contract would do.
             for s in &proved.statements {
-                let digest = account_digest(origin().chain_id, node, proved.size, s.root);
+                let digest = account_digest(origin().chain_id, origin().genesis, node, proved.size, s.root);
                 assert_eq!(signing::recover(digest, &s.signature[..].try_into().unwrap()), Ok(node));
             }
         }

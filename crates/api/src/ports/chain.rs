@@ -1,3 +1,4 @@
+use super::Stop;
 use alloy_consensus::{Header, ReceiptEnvelope, TxEnvelope};
 use alloy_eips::{eip2930::AccessList, eip4895::Withdrawal};
 use alloy_rpc_types_eth::{
@@ -130,6 +131,9 @@ pub enum ChainFault {
     /// No such transaction.
     #[error("transaction not found")]
     UnknownTransaction,
+    /// It was told to stop.
+    #[error("the call was ended before it was done")]
+    Interrupted,
     /// Not yet.
     #[error("not finalised yet: {0}; try again in a second")]
     NotFinalised(String),
@@ -174,25 +178,40 @@ pub trait Chain: Send + Sync + 'static {
     fn storage(&self, at: BlockRef, address: Address, slot: U256) -> Answer<U256>;
     /// EIP-1186 proof.
     fn proof(&self, at: BlockRef, address: Address, slots: &[U256]) -> Answer<AccountProofData>;
-    /// Runs a call.
-    fn call(&self, at: BlockRef, call: TransactionRequest, overrides: CallOverrides) -> Answer<Bytes>;
+    /// Runs a call. This and the methods with a [`Stop`] end soon after it is set, with [`ChainFault::Interrupted`], and bound gas and
+    /// memory whatever they are asked for.
+    fn call(
+        &self,
+        at: BlockRef,
+        call: TransactionRequest,
+        overrides: CallOverrides,
+        stop: &Stop,
+    ) -> Answer<Bytes>;
     /// Smallest sufficient gas limit.
-    fn estimate_gas(&self, at: BlockRef, call: TransactionRequest, overrides: CallOverrides) -> Answer<u64>;
+    fn estimate_gas(
+        &self,
+        at: BlockRef,
+        call: TransactionRequest,
+        overrides: CallOverrides,
+        stop: &Stop,
+    ) -> Answer<u64>;
     /// The access list with which a call runs cheapest.
     fn create_access_list(
         &self,
         at: BlockRef,
         call: TransactionRequest,
         overrides: CallOverrides,
+        stop: &Stop,
     ) -> Answer<AccessListData>;
     /// Runs blocks of calls on top of each other.
-    fn simulate(&self, at: BlockRef, payload: SimulatePayload) -> Answer<Vec<SimulatedData>>;
+    fn simulate(&self, at: BlockRef, payload: SimulatePayload, stop: &Stop) -> Answer<Vec<SimulatedData>>;
     /// Traces a call.
     fn trace_call(
         &self,
         at: BlockRef,
         call: TransactionRequest,
         options: GethDebugTracingCallOptions,
+        stop: &Stop,
     ) -> Answer<Value>;
     /// Traces all transactions of a block, or one of them: hashes and traces.
     fn trace_block(
@@ -200,6 +219,7 @@ pub trait Chain: Send + Sync + 'static {
         at: BlockRef,
         only: Option<usize>,
         options: GethDebugTracingOptions,
+        stop: &Stop,
     ) -> Answer<Vec<(B256, Value)>>;
     /// Takes a raw transaction.
     fn submit(&self, raw: Bytes) -> Answer<B256>;

@@ -2,12 +2,14 @@
 
 mod chain;
 mod replica;
+mod stop;
 mod tlog;
 
 pub use chain::{
     AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
     Pooled, SimulatedData,
 };
+pub use stop::Stop;
 pub use tlog::{TransparencyLog, Witness};
 
 pub use replica::{GroupTicket, Withheld};

@@ -3,10 +3,10 @@
 use super::{
     Backend,
     errors::{RpcResult, fault, refused},
-    eth::{Registered, load, method},
+    eth::{Registered, heavy, load, method},
     params,
 };
-use crate::ports::{BlockRef, ChainFault};
+use crate::ports::{BlockRef, ChainFault, Stop};
 use alloy_eips::eip2718::Encodable2718 as _;
 use alloy_primitives::{B256, Bytes};
 use alloy_rpc_types_trace::geth::{GethDebugTracingCallOptions, GethDebugTracingOptions};
@@ -14,29 +14,29 @@ use jsonrpsee::RpcModule;
 use serde_json::{Value, json};
 
 pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
-    method(m, "debug_traceTransaction", |b, v| {
+    heavy(m, "debug_traceTransaction", |b, v, stop| {
         let hash: B256 = params::required(&v, 0, "hash")?;
         let found = b.chain.transaction(hash).map_err(fault)?;
         let (number, index) = found.ok_or_else(|| fault(ChainFault::UnknownTransaction))?;
-        let traced = b.chain.trace_block(BlockRef::Number(number), Some(index as usize), options(&v)?);
+        let traced = b.chain.trace_block(BlockRef::Number(number), Some(index as usize), options(&v)?, stop);
         let traced = traced.map_err(fault)?.into_iter().next();
         traced.map(|(_, trace)| trace).ok_or_else(|| refused("transaction not found"))
     })?;
-    method(m, "debug_traceCall", |b, v| {
+    heavy(m, "debug_traceCall", |b, v, stop| {
         let options: Option<GethDebugTracingCallOptions> = params::optional(&v, 2, "tracer options")?;
         b.chain
-            .trace_call(params::block(&v, 1)?, params::call(&v)?, options.unwrap_or_default())
+            .trace_call(params::block(&v, 1)?, params::call(&v)?, options.unwrap_or_default(), stop)
             .map_err(fault)
     })?;
-    fn blocks(b: &Backend, at: BlockRef, v: &[Value]) -> RpcResult<Value> {
-        let traced = b.chain.trace_block(at, None, options(v)?).map_err(fault)?;
+    fn blocks(b: &Backend, at: BlockRef, v: &[Value], stop: &Stop) -> RpcResult<Value> {
+        let traced = b.chain.trace_block(at, None, options(v)?, stop).map_err(fault)?;
         Ok(traced.into_iter().map(|(hash, trace)| json!({"txHash": hash, "result": trace})).collect())
     }
-    method(m, "debug_traceBlockByNumber", |b, v| {
-        blocks(b, params::from_tag(params::required(&v, 0, "block number")?), &v)
+    heavy(m, "debug_traceBlockByNumber", |b, v, stop| {
+        blocks(b, params::from_tag(params::required(&v, 0, "block number")?), &v, stop)
     })?;
-    method(m, "debug_traceBlockByHash", |b, v| {
-        blocks(b, BlockRef::Hash(params::required(&v, 0, "block hash")?), &v)
+    heavy(m, "debug_traceBlockByHash", |b, v, stop| {
+        blocks(b, BlockRef::Hash(params::required(&v, 0, "block hash")?), &v, stop)
     })?;
     method(m, "debug_getRawBlock", |b, v| {
         let raw = b.chain.raw_block(params::block(&v, 0)?).map_err(fault)?;

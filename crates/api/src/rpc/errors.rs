@@ -1,6 +1,8 @@
 use crate::ports::ChainFault;
 use alloy_primitives::Bytes;
 use jsonrpsee::types::{ErrorObjectOwned, error::INVALID_PARAMS_CODE};
+use serde_json::json;
+use std::time::Duration;
 
 /// geth's code for everything that the pool or the EVM refuses.
 const SERVER_ERROR: i32 = -32000;
@@ -8,6 +10,9 @@ const SERVER_ERROR: i32 = -32000;
 const REVERTED: i32 = 3;
 /// The network's own code for "ask again in a second".
 const NOT_FINALISED: i32 = -32001;
+
+/// EIP-1474: limit exceeded.
+const LIMIT_EXCEEDED: i32 = -32005;
 
 pub(crate) type RpcResult<T> = Result<T, ErrorObjectOwned>;
 
@@ -17,6 +22,13 @@ pub(crate) fn invalid_params(message: impl Into<String>) -> ErrorObjectOwned {
 
 pub(crate) fn refused(message: impl Into<String>) -> ErrorObjectOwned {
     ErrorObjectOwned::owned(SERVER_ERROR, message, None::<()>)
+}
+
+/// Too many calls; says when to come back.
+pub(crate) fn busy(retry_after: Duration) -> ErrorObjectOwned {
+    let milliseconds = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX).max(1);
+    let message = format!("too many calls; try again in {milliseconds} ms");
+    ErrorObjectOwned::owned(LIMIT_EXCEEDED, message, Some(json!({"retryAfterMs": milliseconds})))
 }
 
 pub(crate) fn fault(fault: ChainFault) -> ErrorObjectOwned {

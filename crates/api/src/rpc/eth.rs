@@ -2,27 +2,77 @@
 
 use super::{
     Backend,
-    errors::{RpcResult, fault, refused},
+    errors::{RpcResult, busy, fault, refused},
     format, params,
+    workers::Refusal,
 };
-use crate::ports::{BlockData, BlockRef};
+use crate::{
+    http::Peer,
+    ports::{BlockData, BlockRef, Stop},
+};
 use alloy_eips::eip2718::Encodable2718 as _;
 use alloy_primitives::{B256, Bytes, U64, keccak256};
-use jsonrpsee::{RpcModule, core::RegisterMethodError};
+use jsonrpsee::{
+    RpcModule,
+    core::RegisterMethodError,
+    types::{ErrorCode, ErrorObjectOwned},
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub(crate) type Registered = Result<(), RegisterMethodError>;
 
-/// Registers a method that may block for some milliseconds.
+/// Registers a method that reads and may block for some milliseconds.
 pub(crate) fn method<T: Serialize + Clone + Send + 'static>(
     module: &mut RpcModule<Backend>,
     name: &'static str,
     run: impl Fn(&Backend, Vec<Value>) -> RpcResult<T> + Send + Sync + Clone + 'static,
 ) -> Registered {
-    module.register_blocking_method(name, move |p, backend, _| run(&backend, params::list(&p)?).map(Json))?;
+    module.register_async_method(name, move |p, backend, _| {
+        let run = run.clone();
+        async move {
+            let values = params::list(&p)?;
+            // The semaphore is never closed. The place is held by the thread, which goes on when a client goes away.
+            let place = backend.light.clone().acquire_owned().await.map_err(|_| failed())?;
+            let done = tokio::task::spawn_blocking(move || {
+                let _place = place;
+                run(&backend, values)
+            });
+            done.await.map_err(|_| failed())?.map(Json)
+        }
+    })?;
     Ok(())
+}
+
+/// Registers a method that executes something, or reads much: in turns, with a deadline, and only as long as somebody waits for the answer.
+pub(crate) fn heavy<T: Serialize + Clone + Send + 'static>(
+    module: &mut RpcModule<Backend>,
+    name: &'static str,
+    run: impl Fn(&Backend, Vec<Value>, &Stop) -> RpcResult<T> + Send + Sync + Clone + 'static,
+) -> Registered {
+    module.register_async_method(name, move |p, backend, extensions| {
+        let run = run.clone();
+        async move {
+            let values = params::list(&p)?;
+            let peer = extensions.get::<Peer>().copied().unwrap_or(Peer::LOOPBACK);
+            let workers = backend.workers.clone();
+            match workers.run(peer, move |stop| run(&backend, values, stop)).await {
+                Ok(answer) => answer.map(Json),
+                Err(Refusal::Busy { retry_after }) => Err(busy(retry_after)),
+                // geth's words.
+                Err(Refusal::TooLong(limit)) => {
+                    Err(refused(format!("execution aborted (timeout = {}ms)", limit.as_millis())))
+                }
+                Err(Refusal::Failed) => Err(failed()),
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn failed() -> ErrorObjectOwned {
+    ErrorCode::InternalError.into()
 }
 
 /// Lets any serialisable value be a response.

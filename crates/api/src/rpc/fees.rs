@@ -3,10 +3,11 @@
 use super::{
     Backend,
     errors::{RpcResult, fault, invalid_params, refused},
-    eth::{Registered, load, method},
+    eth::{Registered, heavy, load, method},
+    logs::go_on,
     params,
 };
-use crate::ports::{BlockData, BlockRef};
+use crate::ports::{BlockData, BlockRef, Stop};
 use alloy_consensus::ReceiptEnvelope;
 use alloy_primitives::U64;
 use alloy_rpc_types_eth::FeeHistory;
@@ -22,7 +23,7 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
     method(m, "eth_gasPrice", |b, _| Ok(U64::from(b.chain.next_base_fee() + TIP)))?;
     method(m, "eth_maxPriorityFeePerGas", |_, _| Ok(U64::from(TIP)))?;
     method(m, "eth_blobBaseFee", |_, _| Ok(U64::from(1)))?;
-    method(m, "eth_feeHistory", |b, v| {
+    heavy(m, "eth_feeHistory", |b, v, stop| {
         let count = match v.first() {
             Some(Value::Number(n)) => n.as_u64().ok_or_else(|| invalid_params("block count"))?,
             _ => params::required::<U64>(&v, 0, "block count")?.to(),
@@ -33,11 +34,17 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
             BlockRef::Number(n) => n,
             _ => b.chain.head(),
         };
-        fee_history(b, count.min(FEE_HISTORY_MAX).min(newest + 1), newest, percentiles)
+        fee_history(b, count.min(FEE_HISTORY_MAX).min(newest + 1), newest, percentiles, stop)
     })
 }
 
-fn fee_history(b: &Backend, count: u64, newest: u64, percentiles: Option<Vec<f64>>) -> RpcResult<Value> {
+fn fee_history(
+    b: &Backend,
+    count: u64,
+    newest: u64,
+    percentiles: Option<Vec<f64>>,
+    stop: &Stop,
+) -> RpcResult<Value> {
     if percentiles
         .as_ref()
         .is_some_and(|p| p.len() > 100 || p.iter().any(|x| !(0.0..=100.0).contains(x)) || !p.is_sorted())
@@ -49,6 +56,7 @@ fn fee_history(b: &Backend, count: u64, newest: u64, percentiles: Option<Vec<f64
     let mut history = FeeHistory { oldest_block: newest + 1 - count, ..Default::default() };
     let mut rewards = Vec::new();
     for number in history.oldest_block..=newest {
+        go_on(stop)?;
         let data = load(b, BlockRef::Number(number))?.ok_or_else(|| refused("header not found"))?;
         let h = &data.header;
         history.base_fee_per_gas.push(u128::from(h.base_fee_per_gas.unwrap_or_default()));

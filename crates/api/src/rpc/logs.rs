@@ -3,12 +3,12 @@
 use super::{
     Backend,
     errors::{RpcResult, fault, invalid_params, refused},
-    eth::method,
+    eth::{heavy, method},
     filters::Kind,
     format::Place,
     params,
 };
-use crate::ports::{BlockData, BlockRef};
+use crate::ports::{BlockData, BlockRef, ChainFault, Stop};
 use alloy_consensus::ReceiptEnvelope;
 use alloy_primitives::U64;
 use alloy_rpc_types_eth::{Filter, FilterBlockOption, Log};
@@ -23,7 +23,7 @@ const LOGS_MAX: usize = 10_000;
 const FILTER_ITEMS_MAX: usize = 1024;
 
 pub(crate) fn register(m: &mut RpcModule<Backend>) -> Result<(), RegisterMethodError> {
-    method(m, "eth_getLogs", |b, v| get_logs(b, &filter(&v)?))?;
+    heavy(m, "eth_getLogs", |b, v, stop| get_logs(b, &filter(&v)?, stop))?;
     method(m, "eth_newFilter", |b, v| {
         let filter = filter(&v)?;
         let next = match from_block(&filter) {
@@ -38,11 +38,11 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Result<(), RegisterMethodE
     })?;
     method(m, "eth_newBlockFilter", |b, _| add(b, Kind::Blocks, b.chain.head() + 1))?;
     method(m, "eth_uninstallFilter", |b, v| Ok(b.filters.remove(id(&v)?)))?;
-    method(m, "eth_getFilterLogs", |b, v| match b.filters.kind(id(&v)?) {
-        Some(Kind::Logs(filter)) => get_logs(b, &filter),
+    heavy(m, "eth_getFilterLogs", |b, v, stop| match b.filters.kind(id(&v)?) {
+        Some(Kind::Logs(filter)) => get_logs(b, &filter, stop),
         _ => Err(refused("filter not found")),
     })?;
-    method(m, "eth_getFilterChanges", |b, v| changes(b, id(&v)?))
+    heavy(m, "eth_getFilterChanges", |b, v, stop| changes(b, id(&v)?, stop))
 }
 
 fn id(v: &[Value]) -> RpcResult<u64> {
@@ -66,7 +66,7 @@ fn add(b: &Backend, kind: Kind, next: u64) -> RpcResult<U64> {
     b.filters.add(kind, next).map(U64::from).ok_or_else(|| refused("too many filters; uninstall some first"))
 }
 
-fn changes(b: &Backend, id: u64) -> RpcResult<Value> {
+fn changes(b: &Backend, id: u64, stop: &Stop) -> RpcResult<Value> {
     let head = b.chain.head();
     let (kind, from) = b.filters.poll(id, head).ok_or_else(|| refused("filter not found"))?;
     if matches!(kind, Kind::Pending) {
@@ -88,6 +88,7 @@ fn changes(b: &Backend, id: u64) -> RpcResult<Value> {
                 _ => head,
             };
             for number in from..=to {
+                go_on(stop)?;
                 scan(b, &filter, number, &mut out)?;
             }
             serde_json::to_value(out).map_err(|e| refused(e.to_string()))
@@ -103,7 +104,7 @@ fn to_block(filter: &Filter) -> Option<BlockRef> {
     filter.block_option.get_to_block().map(|t| params::from_tag(*t))
 }
 
-fn get_logs(b: &Backend, filter: &Filter) -> RpcResult<Vec<Log>> {
+fn get_logs(b: &Backend, filter: &Filter, stop: &Stop) -> RpcResult<Vec<Log>> {
     let head = b.chain.head();
     let number = |at: Option<BlockRef>| match at {
         Some(BlockRef::Number(n)) => n,
@@ -126,9 +127,18 @@ fn get_logs(b: &Backend, filter: &Filter) -> RpcResult<Vec<Log>> {
     let to = to.min(head);
     let mut out = Vec::new();
     for number in from..=to {
+        go_on(stop)?;
         scan(b, filter, number, &mut out)?;
     }
     Ok(out)
+}
+
+/// Fails when nobody waits any more; then nobody reads why.
+pub(crate) fn go_on(stop: &Stop) -> RpcResult<()> {
+    match stop.is_set() {
+        true => Err(fault(ChainFault::Interrupted)),
+        false => Ok(()),
+    }
 }
 
 /// Appends the matching logs of one block.

@@ -7,23 +7,50 @@ mod fees;
 mod filters;
 mod format;
 mod logs;
+mod meter;
 mod own;
 mod params;
 mod state;
 mod subscribe;
 mod txpool;
+mod workers;
+
+pub use workers::CallLimits;
 
 use crate::{
-    ApiError,
-    http::{BrowserLayer, BrowserRules},
+    ApiError, ServeOptions, Server,
+    http::{BrowserRules, PeerLimits, Peers},
     ports::{Chain, ChainEvent},
+    serve::serve_counted,
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{StatusCode, header},
+    response::IntoResponse as _,
 };
 use jsonrpsee::{
     RpcModule,
-    server::{BatchRequestConfig, ServerBuilder, ServerConfig, ServerHandle},
+    server::{
+        BatchRequestConfig, Methods, PingConfig, ServerBuilder, ServerConfig, ServerHandle, StopHandle,
+        middleware::rpc::RpcServiceBuilder, stop_channel,
+    },
 };
-use std::{net::TcpListener, sync::Arc};
-use tokio::sync::broadcast::{self, error::RecvError};
+use meter::{Metered, Session};
+use std::{net::TcpListener, sync::Arc, time::Duration};
+use tokio::sync::{
+    Semaphore,
+    broadcast::{self, error::RecvError},
+};
+use tower::{Service as _, layer::layer_fn};
+use workers::Workers;
+
+/// Pings of WebSockets, and how long one may stay silent.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const SILENT_MAX: Duration = Duration::from_secs(75);
+/// Most calls at once that read and do not compute. They take milliseconds; others wait in line.
+const LIGHT_MAX: usize = 64;
 
 /// Bounds of the server.
 #[derive(Clone, Debug)]
@@ -34,7 +61,7 @@ pub struct RpcConfig {
     pub response_bytes_max: u32,
     /// Most calls in one batch.
     pub batch_max: u32,
-    /// Most connections at once.
+    /// Most HTTP requests and WebSockets at once.
     pub connections_max: u32,
     /// Most subscriptions of one connection.
     pub subscriptions_max: u32,
@@ -42,6 +69,10 @@ pub struct RpcConfig {
     pub debug: bool,
     /// Hosts and pages that are answered, besides loopback names and the listening address.
     pub browser: BrowserRules,
+    /// What one peer may take.
+    pub limits: PeerLimits,
+    /// Bounds of calls that execute something.
+    pub calls: CallLimits,
 }
 
 impl Default for RpcConfig {
@@ -50,10 +81,12 @@ impl Default for RpcConfig {
             request_bytes_max: 2 << 20,
             response_bytes_max: 32 << 20,
             batch_max: 100,
-            connections_max: 200,
+            connections_max: 2048,
             subscriptions_max: 64,
             debug: true,
             browser: BrowserRules::default(),
+            limits: PeerLimits::default(),
+            calls: CallLimits::default(),
         }
     }
 }
@@ -63,21 +96,33 @@ pub(crate) struct Backend {
     pub(crate) chain: Arc<dyn Chain>,
     pub(crate) filters: Arc<filters::Filters>,
     pub(crate) config: RpcConfig,
+    /// Threads for calls that execute something.
+    pub(crate) workers: Arc<Workers>,
+    /// Places for those that only read.
+    pub(crate) light: Arc<Semaphore>,
 }
 
 /// A running JSON-RPC server.
 #[derive(Debug)]
 pub struct RpcServer {
+    server: Server,
     handle: ServerHandle,
+    workers: Arc<Workers>,
     pending: tokio::task::JoinHandle<()>,
 }
 
 impl RpcServer {
-    /// Stops the server; open requests are answered first.
+    /// Stops the server.
     pub fn stop(self) {
         // An error means that it has stopped already.
         let _ = self.handle.stop();
         self.pending.abort();
+        drop(self.server);
+    }
+
+    /// Calls that execute something: how many run, and how many wait.
+    pub fn load(&self) -> (usize, usize) {
+        self.workers.load()
     }
 }
 
@@ -87,11 +132,17 @@ impl RpcServer {
 /// [`ApiError::Rpc`] when the server cannot be set up.
 pub fn serve(listener: TcpListener, chain: Arc<dyn Chain>, config: RpcConfig) -> Result<RpcServer, ApiError> {
     let failed = |e: &dyn std::fmt::Display| ApiError::Rpc(e.to_string());
-    let address = listener.local_addr().map_err(|e| failed(&e))?;
-    let browser = BrowserLayer::new(config.browser.clone().listening_on(address));
     let events = chain.events();
     let filters = Arc::new(filters::Filters::default());
-    let mut module = RpcModule::new(Backend { chain, filters: filters.clone(), config: config.clone() });
+    let workers = Arc::new(Workers::start(config.calls).map_err(|e| failed(&e))?);
+    let backend = Backend {
+        chain,
+        filters: filters.clone(),
+        config: config.clone(),
+        workers: workers.clone(),
+        light: Arc::new(Semaphore::new(LIGHT_MAX)),
+    };
+    let mut module = RpcModule::new(backend);
     for register in [
         eth::register,
         fees::register,
@@ -106,6 +157,17 @@ pub fn serve(listener: TcpListener, chain: Arc<dyn Chain>, config: RpcConfig) ->
     if config.debug {
         debug::register(&mut module).map_err(|e| failed(&e))?;
     }
+    let peers = Peers::new(config.limits);
+    let (stopped, handle) = stop_channel();
+    let router = router(module.into(), &config, peers.clone(), stopped);
+    let options = ServeOptions { browser: config.browser, limits: config.limits, ..ServeOptions::default() };
+    let server = serve_counted(listener, router, options, peers).map_err(|e| failed(&e))?;
+    let pending = tokio::spawn(remember(filters, events));
+    Ok(RpcServer { server, handle, workers, pending })
+}
+
+/// Everything that is asked on any path.
+fn router(methods: Methods, config: &RpcConfig, peers: Arc<Peers>, stopped: StopHandle) -> Router {
     let server_config = ServerConfig::builder()
         .max_request_body_size(config.request_bytes_max)
         .max_response_body_size(config.response_bytes_max)
@@ -113,15 +175,30 @@ pub fn serve(listener: TcpListener, chain: Arc<dyn Chain>, config: RpcConfig) ->
         .max_subscriptions_per_connection(config.subscriptions_max)
         .set_id_provider(subscribe::HexIds)
         .set_batch_request_config(BatchRequestConfig::Limit(config.batch_max))
+        .enable_ws_ping(PingConfig::new().ping_interval(PING_EVERY).inactive_limit(SILENT_MAX))
         .build();
-    let server = ServerBuilder::new()
+    let meter = layer_fn(move |inner| Metered { inner, peers: peers.clone() });
+    let builder = ServerBuilder::new()
         .set_config(server_config)
-        .set_http_middleware(tower::ServiceBuilder::new().layer(browser))
-        .build_from_tcp(listener)
-        .map_err(|e| failed(&e))?;
-    let handle = server.start(module);
-    let pending = tokio::spawn(remember(filters, events));
-    Ok(RpcServer { handle, pending })
+        .set_rpc_middleware(RpcServiceBuilder::new().layer(meter))
+        .to_service_builder();
+    Router::new().fallback(move |mut request: Request| {
+        if request.headers().contains_key(header::UPGRADE) {
+            request.extensions_mut().insert(Session);
+        }
+        // Each gets a number of its own, so that nobody ends the subscriptions of another one.
+        let mut service = builder.clone().build(methods.clone(), stopped.clone());
+        let answer = service.call(request);
+        async move {
+            match answer.await {
+                Ok(response) => response.map(Body::new),
+                Err(e) => {
+                    tracing::debug!("a request failed: {e}");
+                    StatusCode::INTERNAL_SERVER_ERROR.into_response()
+                }
+            }
+        }
+    })
 }
 
 /// Remembers new transactions for filters.

@@ -3,7 +3,7 @@
 use super::{
     Backend,
     errors::{fault, invalid_params},
-    eth::{Registered, method},
+    eth::{Registered, heavy, method},
     format, params,
 };
 use alloy_primitives::{B256, U64, U256};
@@ -33,16 +33,21 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
         let value = b.chain.storage(params::block(&v, 2)?, params::required(&v, 0, "address")?, slot);
         value.map(B256::from).map_err(fault)
     })?;
-    method(m, "eth_call", |b, v| {
-        b.chain.call(params::block(&v, 1)?, params::call(&v)?, params::overrides(&v, 2)?).map_err(fault)
+    heavy(m, "eth_call", |b, v, stop| {
+        b.chain.call(params::block(&v, 1)?, params::call(&v)?, params::overrides(&v, 2)?, stop).map_err(fault)
     })?;
-    method(m, "eth_estimateGas", |b, v| {
-        let gas = b.chain.estimate_gas(params::block(&v, 1)?, params::call(&v)?, params::overrides(&v, 2)?);
+    heavy(m, "eth_estimateGas", |b, v, stop| {
+        let gas =
+            b.chain.estimate_gas(params::block(&v, 1)?, params::call(&v)?, params::overrides(&v, 2)?, stop);
         gas.map(U64::from).map_err(fault)
     })?;
-    method(m, "eth_createAccessList", |b, v| {
-        let made =
-            b.chain.create_access_list(params::block(&v, 1)?, params::call(&v)?, params::overrides(&v, 2)?);
+    heavy(m, "eth_createAccessList", |b, v, stop| {
+        let made = b.chain.create_access_list(
+            params::block(&v, 1)?,
+            params::call(&v)?,
+            params::overrides(&v, 2)?,
+            stop,
+        );
         let made = made.map_err(fault)?;
         Ok(AccessListResult {
             access_list: made.list,
@@ -50,10 +55,10 @@ pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
             error: made.error,
         })
     })?;
-    method(m, "eth_simulateV1", |b, v| {
+    heavy(m, "eth_simulateV1", |b, v, stop| {
         let payload: SimulatePayload = params::object(&v, 0, "simulation")?;
         let full = payload.return_full_transactions;
-        let blocks = b.chain.simulate(params::block(&v, 1)?, payload).map_err(fault)?;
+        let blocks = b.chain.simulate(params::block(&v, 1)?, payload, stop).map_err(fault)?;
         Ok(blocks
             .into_iter()
             .map(|s| SimulatedBlock { inner: format::block(&s.block, full), calls: s.calls })

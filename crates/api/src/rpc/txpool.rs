@@ -3,7 +3,7 @@
 use super::{
     Backend,
     errors::{RpcResult, fault},
-    eth::{Registered, method},
+    eth::{Registered, heavy},
     format, params,
 };
 use crate::ports::Pooled;
@@ -17,20 +17,20 @@ fn pool(b: &Backend) -> RpcResult<Vec<Pooled>> {
 }
 
 pub(crate) fn register(m: &mut RpcModule<Backend>) -> Registered {
-    method(m, "txpool_status", |b, _| {
+    heavy(m, "txpool_status", |b, _, _| {
         let pool = pool(b)?;
         let pending = pool.iter().filter(|p| p.pending).count();
         Ok(json!({"pending": U64::from(pending), "queued": U64::from(pool.len() - pending)}))
     })?;
-    method(m, "txpool_content", |b, _| {
+    heavy(m, "txpool_content", |b, _, _| {
         let (pending, queued) = sorted(pool(b)?, whole);
         Ok(json!({"pending": pending, "queued": queued}))
     })?;
-    method(m, "txpool_inspect", |b, _| {
+    heavy(m, "txpool_inspect", |b, _, _| {
         let (pending, queued) = sorted(pool(b)?, line);
         Ok(json!({"pending": pending, "queued": queued}))
     })?;
-    method(m, "txpool_contentFrom", |b, v| {
+    heavy(m, "txpool_contentFrom", |b, v, _| {
         let sender: Address = params::required(&v, 0, "address")?;
         let mine = pool(b)?.into_iter().filter(|p| p.sender == sender).collect();
         let (mut pending, mut queued) = sorted(mine, whole);

@@ -99,8 +99,8 @@ impl Proxy {
         let metrics = Metrics::new();
         let purse = match &config.payer {
             Some(payer) => {
-                let path = config.data_dir.join("owed.totals");
-                Some(Purse::open(payer.clone(), rpc.clone(), network.network.clone(), path)?)
+                let (path, network) = (config.data_dir.join("owed.totals"), network.network.clone());
+                Some(Purse::open(payer.clone(), rpc.clone(), network, genesis, path)?)
             }
             None => None,
         };

@@ -37,6 +37,8 @@ pub(super) struct Purse {
     payer: Payer,
     rpc: RpcClient,
     network: NetworkConfig,
+    /// Hash of the network's genesis block.
+    genesis: B256,
     path: PathBuf,
     totals: Mutex<Totals>,
     /// One deposit at a time: their transactions have consecutive nonces.
@@ -54,6 +56,7 @@ impl Purse {
         payer: Payer,
         rpc: RpcClient,
         network: NetworkConfig,
+        genesis: B256,
         path: PathBuf,
     ) -> Result<Self, ClientError> {
         let fault = |reason: String| ClientError::File { path: path.display().to_string(), reason };
@@ -68,7 +71,7 @@ impl Purse {
             .patient_for(DEPOSIT_MAX);
         let wallet = Wallet::open(config, Arc::new(rpc.clone())).map_err(SendError::from)?;
         let (totals, filling) = (Mutex::new(totals), tokio::sync::Mutex::default());
-        Ok(Self { wallet, payer, rpc, network, path, totals, filling })
+        Ok(Self { wallet, payer, rpc, network, genesis, path, totals, filling })
     }
 
     pub(super) fn address(&self) -> Address {
@@ -88,8 +91,8 @@ impl Purse {
     pub(super) fn promise(&self, node: Address) -> Result<String, ClientError> {
         let total = self.lock().0.get(&node).copied().unwrap_or_default();
         let client = self.address();
-        let digest =
-            Voucher { client, node, total }.digest(self.network.chain_id, self.network.contracts.escrow);
+        let escrow = self.network.contracts.escrow;
+        let digest = Voucher { client, node, total }.digest(self.network.chain_id, self.genesis, escrow);
         let signature = Bytes::from(signing::sign(&self.payer.secret, digest)?.to_vec());
         Ok(format!("{client} {total} {signature}"))
     }

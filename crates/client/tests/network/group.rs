@@ -186,7 +186,9 @@ fn take(node: &Node, headers: &HeaderMap) -> Option<Address> {
     let signature: alloy_primitives::Bytes = parts[2].parse().unwrap();
     let me = signing::address_of(&node.secret).unwrap();
     let config = &node.shared.config;
-    let digest = Voucher { client, node: me, total }.digest(config.chain_id, config.contracts.escrow);
+    let genesis = alloy_primitives::keccak256(&node.shared.genesis);
+    let digest =
+        Voucher { client, node: me, total }.digest(config.chain_id, genesis, config.contracts.escrow);
     assert_eq!(signing::recover(digest, signature[..].try_into().unwrap()).unwrap(), client);
     let mut promised = node.shared.promised.lock();
     let largest = promised.entry(me).or_default();

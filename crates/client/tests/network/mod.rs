@@ -70,7 +70,7 @@ struct Shared {
     attack: Mutex<Attack>,
     last: Mutex<Option<Receipt>>,
     config: NetworkConfig,
-    genesis: Bytes,
+    pub(super) genesis: Bytes,
     offers: Mutex<Vec<(Address, String)>>,
     /// Largest promise that each node got.
     promised: Mutex<HashMap<Address, U256>>,

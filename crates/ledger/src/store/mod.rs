@@ -6,8 +6,10 @@
 
 mod blocks;
 mod nodes;
+mod private;
 
 pub use blocks::BlockRange;
+pub use private::private_file;
 
 use crate::{
     Block, Executed, Ledger, LedgerError, State,
@@ -86,7 +88,9 @@ impl Store {
     pub fn open(dir: &Path, retention: Retention) -> Result<Self, LedgerError> {
         let open = |name: &str| {
             let path = dir.join(name);
-            Database::create(&path).map_err(|e| LedgerError::Store(format!("{}: {e}", path.display())))
+            let failed = |e: &dyn std::fmt::Display| LedgerError::Store(format!("{}: {e}", path.display()));
+            let file = private_file(&path).map_err(|e| failed(&e))?;
+            Database::builder().create_file(file).map_err(|e| failed(&e))
         };
         Self::prepare(open("blocks.redb")?, open("state.redb")?, retention)
     }

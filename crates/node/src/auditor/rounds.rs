@@ -62,7 +62,10 @@ pub(super) struct Rounds {
 
 impl Rounds {
     pub(super) fn open(bench: Arc<Bench>, path: &Path) -> anyhow::Result<Self> {
-        let db = Database::create(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let failed = || format!("cannot open {}", path.display());
+        let db = Database::builder()
+            .create_file(ledger::private_file(path).with_context(failed)?)
+            .with_context(failed)?;
         let write = db.begin_write()?;
         write.open_table(ROUNDS)?;
         write.open_table(NEXT)?;

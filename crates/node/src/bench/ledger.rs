@@ -98,7 +98,8 @@ pub(crate) fn run(args: &BenchLedgerArgs) -> anyhow::Result<()> {
     let senders: Vec<_> = (0..args.senders).map(account).collect::<Result<_, _>>()?;
     let runtime = tokio::runtime::Handle::current();
     let _guard = runtime.enter();
-    let validators = start(args, &dir, &senders)?;
+    let network = network(args.validators, args.block_time, &dir, &senders)?;
+    let validators: Vec<_> = network.into_iter().map(|(validator, _)| validator).collect();
     let watch = Arc::new(Watch::default());
     let seen = watch.clone();
     validators[0].chain.on_commit(move |executed| {
@@ -137,8 +138,14 @@ pub(crate) fn run(args: &BenchLedgerArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start(args: &BenchLedgerArgs, dir: &Path, senders: &[Account]) -> anyhow::Result<Vec<Running>> {
-    let n = usize::from(args.validators);
+/// Starts `validators` whose accounts and `senders` are rich; also gives where their JSON-RPC servers listen.
+pub(super) fn network(
+    validators: u16,
+    block_time_ms: u64,
+    dir: &Path,
+    senders: &[Account],
+) -> anyhow::Result<Vec<(Running, SocketAddr)>> {
+    let n = usize::from(validators);
     let folder = |i: usize| dir.join(i.to_string());
     let keys: Vec<_> = (0..n).map(|i| Keys::open(&folder(i))).collect::<Result<_, _>>()?;
     let operators = keys.iter().map(Keys::operator).collect::<Result<Vec<_>, _>>()?;
@@ -146,7 +153,7 @@ fn start(args: &BenchLedgerArgs, dir: &Path, senders: &[Account]) -> anyhow::Res
     let funded = senders.iter().map(Account::address).chain(operators.iter().copied());
     let (genesis, network) = NewNetwork {
         chain_id: CHAIN_ID,
-        block_time_ms: args.block_time,
+        block_time_ms,
         epoch_blocks: 14_400,
         timestamp: crate::inference::now_ms() / 1000,
         validators: operators
@@ -172,6 +179,7 @@ fn start(args: &BenchLedgerArgs, dir: &Path, senders: &[Account]) -> anyhow::Res
         .map(|(i, keys)| {
             let rpc = local()?;
             rpc.set_nonblocking(true)?;
+            let address = rpc.local_addr()?;
             let setup = Setup {
                 dir: folder(i),
                 keys,
@@ -184,12 +192,12 @@ fn start(args: &BenchLedgerArgs, dir: &Path, senders: &[Account]) -> anyhow::Res
                 rpc,
                 rpc_config: RpcConfig::default(),
             };
-            validator::start(setup, &file)
+            Ok((validator::start(setup, &file)?, address))
         })
         .collect()
 }
 
-fn wait(ready: impl Fn() -> bool) -> anyhow::Result<()> {
+pub(super) fn wait(ready: impl Fn() -> bool) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !ready() {
         ensure!(Instant::now() < deadline, "nothing happened for a minute");

@@ -4,6 +4,7 @@ mod engine;
 mod ledger;
 mod make_gguf;
 mod random_weights;
+mod rpc_flood;
 mod shapes;
 mod state;
 mod trust;
@@ -23,6 +24,7 @@ pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<()> {
         BenchCommand::MakeGguf(args) => make_gguf::run(args),
         BenchCommand::Engine(args) => engine::run(args),
         BenchCommand::Ledger(args) => ledger::run(args),
+        BenchCommand::RpcFlood(args) => rpc_flood::run(args),
         BenchCommand::State(args) => state::run(args),
         BenchCommand::Trust(args) => trust::run(args),
     }

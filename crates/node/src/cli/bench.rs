@@ -12,6 +12,8 @@ pub(crate) enum BenchCommand {
     Ledger(BenchLedgerArgs),
     /// Measure what receipts, audits and disputes cost beside the answer.
     Trust(BenchTrustArgs),
+    /// Measure the pace of blocks while many clients send the worst calls to the validators' JSON-RPC servers.
+    RpcFlood(BenchRpcFloodArgs),
     /// Measure execution and storage alone, as the number of accounts grows.
     State(BenchStateArgs),
 }
@@ -63,6 +65,29 @@ pub(crate) struct BenchLedgerArgs {
     /// Folder for the ledgers; a temporary one when absent.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  og bench rpc-flood
+  og bench rpc-flood --clients 1000 --seconds 60 --json")]
+pub(crate) struct BenchRpcFloodArgs {
+    /// Number of validators, all in this process.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=32))]
+    pub(crate) validators: u16,
+    /// Smallest time between blocks in milliseconds.
+    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=60_000))]
+    pub(crate) block_time: u64,
+    /// Clients that send one call after the other; half of the time they leave before the answer.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) clients: u16,
+    /// Length of each measurement in seconds.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(2..=3600))]
+    pub(crate) seconds: u64,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,11 +1,14 @@
 mod bench;
 mod browser;
+mod limits;
 mod validator;
 
 pub(crate) use bench::{
-    BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchStateArgs, BenchTrustArgs, MakeGgufArgs,
+    BenchCommand, BenchEngineArgs, BenchLedgerArgs, BenchRpcFloodArgs, BenchStateArgs, BenchTrustArgs,
+    MakeGgufArgs,
 };
 pub(crate) use browser::BrowserArgs;
+pub(crate) use limits::{CallArgs, LimitArgs};
 pub(crate) use validator::{
     GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand,
 };
@@ -223,6 +226,8 @@ pub(crate) struct NodeArgs {
     pub(crate) drain_timeout: u64,
     #[command(flatten)]
     pub(crate) browser: BrowserArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
 }
 
 #[derive(Debug, Args)]
@@ -288,6 +293,8 @@ pub(crate) struct ProxyArgs {
     pub(crate) replicas: u8,
     #[command(flatten)]
     pub(crate) browser: BrowserArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-use super::BrowserArgs;
+use super::{BrowserArgs, CallArgs, LimitArgs};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -25,7 +25,8 @@ pub(crate) enum ValidatorCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  og validator init --data ./v0 --announce 203.0.113.7:8650 --chain-id 10744 > v0.json")]
+  og validator init --data ./v0 --announce 203.0.113.7:8650 > v0.json                        the first member draws the chain id
+  og validator init --data ./v1 --announce 203.0.113.8:8650 --chain-id 2718281828459045 > v1.json   the others take it")]
 pub(crate) struct InitArgs {
     /// Folder for the keys.
     #[arg(long, value_name = "DIR")]
@@ -33,9 +34,9 @@ pub(crate) struct InitArgs {
     /// Address at which other validators reach this one.
     #[arg(long, value_name = "ADDR")]
     pub(crate) announce: std::net::SocketAddr,
-    /// EIP-155 chain id of the network.
-    #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
-    pub(crate) chain_id: u64,
+    /// EIP-155 chain id of the network; a random one when absent, so that no two networks have the same.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
+    pub(crate) chain_id: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -56,9 +57,9 @@ pub(crate) struct GenesisArgs {
     /// Number of blocks after which the set of validators may change.
     #[arg(long, default_value_t = crate::genesis::EPOCH_BLOCKS, value_parser = clap::value_parser!(u64).range(2..=1_000_000))]
     pub(crate) epoch_blocks: u64,
-    /// EIP-155 chain id, the one given to `og validator init`.
-    #[arg(long, default_value_t = 10_744, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
-    pub(crate) chain_id: u64,
+    /// EIP-155 chain id; that of the members' files when absent, and it must be theirs.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=9_007_199_254_740_991))]
+    pub(crate) chain_id: Option<u64>,
     /// Time before a stake can be withdrawn, in seconds.
     #[arg(long, default_value_t = 604_800)]
     pub(crate) unbonding: u64,
@@ -115,6 +116,10 @@ pub(crate) struct RunArgs {
     pub(crate) sync: Option<String>,
     #[command(flatten)]
     pub(crate) browser: BrowserArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) calls: CallArgs,
 }
 
 #[derive(Debug, Args)]

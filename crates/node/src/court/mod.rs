@@ -9,7 +9,7 @@ use client::{
     contracts::{Audits, Disputes, Escrow, Jury, LoggedClaim},
 };
 use std::time::Duration;
-use types::{Address, B256, Bytes, NetworkConfig, U256, Voucher, keccak256};
+use types::{Address, B256, Bytes, NetworkConfig, U256, keccak256};
 use wallet::{Call, SendError, Wallet};
 
 /// Time between looks at the newest block.
@@ -133,11 +133,6 @@ impl Court {
         let call = Escrow::pocketOfCall { client, node };
         let pocket = self.rpc.view(self.network.contracts.escrow, &call).await?;
         Ok((U256::from(pocket.taken), U256::from(pocket.held.saturating_sub(pocket.withdrawing))))
-    }
-
-    /// What a client signs.
-    pub(crate) fn voucher_digest(&self, voucher: &Voucher) -> B256 {
-        voucher.digest(self.network.chain_id, self.network.contracts.escrow)
     }
 }
 

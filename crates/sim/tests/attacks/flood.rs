@@ -147,7 +147,7 @@ async fn an_honest_node_defends_itself_while_the_mempools_are_flooded() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let call = Disputes::openCall {
-        claim: receipt.claim.encode().into(),
+        claim: alloy_rlp::encode(&receipt.claim).into(),
         signature: receipt.signature().unwrap().to_vec().into(),
         opening,
         salt,

@@ -69,7 +69,7 @@ impl Checkpoint {
         if !self.extensions.is_empty() {
             return Err(bad("checkpoint", "an account's signature does not cover extension lines"));
         }
-        Ok((origin.node, account_digest(origin.chain_id, origin.node, self.size, self.root)))
+        Ok((origin.node, account_digest(origin.chain_id, origin.genesis, origin.node, self.size, self.root)))
     }
 }
 
@@ -92,13 +92,17 @@ mod typed {
 }
 
 /// What a node's account signs about its log: EIP-712 type `Checkpoint(address node,uint64 size,bytes32 root)` in the
-/// domain with name `og log`, version `1` and the network's chain id, so that a contract can read it. Two signatures for
-/// one size and different roots convict the node.
-///
-/// The digest does not name the genesis block: a node must not use one account on two networks with one chain id.
-pub fn account_digest(chain_id: u64, node: Address, size: u64, root: B256) -> B256 {
-    let domain =
-        Eip712Domain::new(Some("og log".into()), Some("1".into()), Some(U256::from(chain_id)), None, None);
+/// domain with name `og log`, version `1`, the network's chain id and, as salt, the hash of its genesis block, so that a
+/// contract can read it. Two signatures for one size and different roots convict the node; those of two networks do not
+/// contradict each other.
+pub fn account_digest(chain_id: u64, genesis: B256, node: Address, size: u64, root: B256) -> B256 {
+    let domain = Eip712Domain::new(
+        Some("og log".into()),
+        Some("1".into()),
+        Some(U256::from(chain_id)),
+        None,
+        Some(genesis),
+    );
     typed::Checkpoint { node, size, root }.eip712_signing_hash(&domain)
 }
 

@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 
 /// What follows the type byte 0xff in the key of an account's signature: our signature type has no assigned byte, so it
 /// has a name (C2SP signed-note, "Signature types").
-pub const ACCOUNT_SIGNATURE: &[u8] = b"og/eip712-checkpoint/1";
+pub const ACCOUNT_SIGNATURE: &[u8] = b"og/eip712-checkpoint/2";
 
 const ED25519: u8 = 0x01;
 const COSIGNATURE: u8 = 0x04;
