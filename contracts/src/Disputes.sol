@@ -94,11 +94,10 @@ contract Disputes is Equivocations {
     struct Contest {
         /// @dev Open games.
         uint64 open;
-        /// @dev The game whose challenger gets the bounties: of those that the node lost by the worst finding, the first
-        /// opened. Zero while it lost none.
+        /// @dev The game whose challenger gets the bounties: the first opened of those that the node lost, however it lost them.
+        /// If a verdict counted more than a clock that ran out, a node could let the first challenger's game run out and
+        /// lose a later one to a friend. Zero while it lost none.
         uint64 winner;
-        /// @dev How the node lost that game.
-        Finding finding;
         /// @dev Bounties for its challenger, in wei.
         uint128 bounty;
         /// @dev What of the node's earnings is held.
@@ -407,7 +406,7 @@ contract Disputes is Equivocations {
     }
 
     /// @dev Takes back `_join`, and pays the bounties of a receipt when its last game has ended: to who opened first among those
-    /// that won by the worst finding, so that copying the moves of another and playing them faster earns nothing.
+    /// that won, so that copying the moves of another and playing them faster earns nothing.
     function _leave(address node, bytes32 receiptId) private {
         Contest storage contest = _contests[node][receiptId];
         bool last = --contest.open == 0;
@@ -493,9 +492,7 @@ contract Disputes is Equivocations {
         else if (entry.finding >= Finding.Text) return 0;
         due = due > entry.slashed ? due - entry.slashed : 0;
         if (finding > entry.finding) entry.finding = finding;
-        if (finding > contest.finding || (finding == contest.finding && id < contest.winner)) {
-            (contest.finding, contest.winner) = (finding, uint64(id));
-        }
+        if (contest.winner == 0 || id < contest.winner) contest.winner = uint64(id);
         uint256 taken;
         uint256 bounty;
         (taken, bounty, left) = _charge(game, due, first);

@@ -10,9 +10,13 @@ import {Page} from "./Page.sol";
 
 /// @title Staking
 /// @notice Who may become a validator, and who is one in this epoch. Validators stake; the highest stakes are chosen
-/// at the end of every epoch, while few members of the active set may leave at once. Who misses too many turns is
-/// jailed and keeps its stake; who votes twice for different blocks loses a part of its stake and is never chosen
+/// at the end of every epoch, while few members of the active set may leave or join at once. Who misses too many turns
+/// is jailed and keeps its stake; who votes twice for different blocks loses a part of its stake and is never chosen
 /// again. Nobody owns this contract.
+/// Each validator has one vote, so all votes must cost about the same. The price of a vote is what two thirds of the
+/// active stake have each at least: members have `FLOOR_PERCENT` to `CAP_PERCENT` of it. Who has less leaves, and what
+/// is above goes back to its owner, who can register further validators with it. Therefore k of n votes cost at least
+/// 2k / (3n - k) of the active stake, a third of them a quarter, whatever the stakes are: see `endEpoch`.
 /// @dev Life of a validator: `register` (candidate) -> `requestExit`, displaced or slashed (leaving) -> `withdraw`
 /// (gone). A candidate has at least `MIN_STAKE`, because only a slash lowers a stake, and who is slashed is no longer
 /// a candidate. A leaving validator can still be active until the next `endEpoch`, or longer when many leave; its
@@ -80,9 +84,11 @@ contract Staking is ReentrancyGuardTransient {
         /// @dev Stake in wei, also while it is leaving.
         uint128 stake;
         /// @dev Number of the registration, from 1 on; zero when there is no such validator.
-        uint48 sequence;
+        uint40 sequence;
         /// @dev Unix time from which on `unjail` is possible; zero when it is not jailed.
-        uint64 jailedUntil;
+        uint40 jailedUntil;
+        /// @dev Block of the last registration, addition of stake or end of jail: see `_newcomers`.
+        uint40 changedAt;
         /// @dev Whether it validates in this epoch.
         bool active;
         /// @dev Where its rewards go.
@@ -93,6 +99,8 @@ contract Staking is ReentrancyGuardTransient {
         bool exiting;
         /// @dev Whether it was slashed.
         bool tombstoned;
+        /// @dev Whether it was ever active.
+        bool voted;
         /// @dev Key of its network connections.
         bytes32 peer;
         /// @dev Key of its votes.
@@ -150,6 +158,12 @@ contract Staking is ReentrancyGuardTransient {
     uint64 public constant MAX_JAIL_SECONDS = 30 days;
     /// @notice Fewest active validators that jail leaves: with fewer than four, the network stops when one fails.
     uint256 public constant JAIL_FLOOR = 4;
+    /// @notice Smallest stake of a member, in percent of the price of a vote.
+    uint256 public constant FLOOR_PERCENT = 80;
+    /// @notice Largest stake of a member, in percent of the price of a vote; three halves of the smallest one.
+    uint256 public constant CAP_PERCENT = 120;
+    /// @notice Who wants a waiting candidate's place in a full list needs this much of its stake, in percent.
+    uint256 public constant DISPLACE_PERCENT = 110;
     /// @notice A reporter gets the slashed amount divided by this; the rest is burned.
     uint256 public constant REPORTER_DIVISOR = 10;
 
@@ -175,10 +189,13 @@ contract Staking is ReentrancyGuardTransient {
     /// @notice With fewer turns in an epoch nobody is jailed.
     uint32 public immutable MIN_TURNS;
 
+    /// @notice From what the order of turns in this epoch can be drawn: the randomness of the last epoch's last block; zero
+    /// in epoch 0. It is at storage slot 0, where the chain can read it.
+    bytes32 public turnSeed;
     /// @notice Number of the current epoch; the first one is 0.
     uint64 public epoch;
     /// @dev Number of the latest registration.
-    uint48 private _sequence;
+    uint40 private _sequence;
     /// @dev Operators of the active validators, ascending by peer key. The chain names them by position.
     address[] private _active;
     /// @dev Operators that can be chosen, jailed ones included.
@@ -192,8 +209,8 @@ contract Staking is ReentrancyGuardTransient {
     /// @dev Turns in this epoch by position in `_active`.
     mapping(uint256 index => Turns) private _turns;
 
-    /// @notice What a reporter can claim, in wei.
-    mapping(address reporter => uint256 amount) public claimable;
+    /// @notice What a reporter, or a validator whose stake was above the largest one, can claim, in wei.
+    mapping(address owner => uint256 amount) public claimable;
 
     /// @notice A validator registered.
     /// @param operator Owner of the stake.
@@ -250,10 +267,15 @@ contract Staking is ReentrancyGuardTransient {
         uint256 reward
     );
 
-    /// @notice A reporter took its reward out.
-    /// @param reporter The reporter.
-    /// @param amount The reward in wei.
-    event Claimed(address indexed reporter, uint256 amount);
+    /// @notice A part of a member's stake was above the largest one, so that it can `claim` it.
+    /// @param operator The validator.
+    /// @param amount The part in wei.
+    event StakeReturned(address indexed operator, uint256 amount);
+
+    /// @notice Somebody took out what was claimable.
+    /// @param owner Who.
+    /// @param amount The amount in wei.
+    event Claimed(address indexed owner, uint256 amount);
 
     /// @notice An epoch ended.
     /// @param epoch The epoch that ended.
@@ -321,8 +343,9 @@ contract Staking is ReentrancyGuardTransient {
     /// @param stake The stake in wei.
     error StakeTooHigh(uint256 stake);
 
-    /// @notice The list of candidates is full, and the stake is not above that of the one that could be displaced.
-    /// @param toBeat The stake to beat, in wei.
+    /// @notice The list of candidates is full, and the stake is not far enough above that of the one that could be
+    /// displaced.
+    /// @param toBeat The stake to beat, in wei: `DISPLACE_PERCENT` of the lowest one.
     error CandidatesFull(uint256 toBeat);
 
     /// @notice The operator is already registered, did not yet withdraw after an exit, or was slashed once.
@@ -395,9 +418,9 @@ contract Staking is ReentrancyGuardTransient {
     /// @param operator The validator.
     error AlreadySlashed(address operator);
 
-    /// @notice The sender has no reward to claim.
-    /// @param reporter The sender.
-    error NothingToClaim(address reporter);
+    /// @notice The sender has nothing to claim.
+    /// @param owner The sender.
+    error NothingToClaim(address owner);
 
     /// @notice The call must carry coins.
     error NoValue();
@@ -430,7 +453,7 @@ contract Staking is ReentrancyGuardTransient {
             needed += entry.stake;
             _checkNew(entry.operator, entry.peer, entry.vote);
             _add(entry.operator, entry.peer, entry.vote, entry.stake);
-            _validators[entry.operator].active = true;
+            (_validators[entry.operator].active, _validators[entry.operator].voted) = (true, true);
             _active.push(entry.operator);
         }
         if (address(this).balance < needed) revert GenesisNotFunded(address(this).balance, needed);
@@ -444,8 +467,11 @@ contract Staking is ReentrancyGuardTransient {
 
     // ---- what a validator does ----
 
-    /// @notice Registers the sender as a candidate with the coins of the call as stake. When the list is full, it
-    /// takes the place of the candidate with the lowest stake that is not active, if it stakes more.
+    /// @notice Registers the sender as a candidate with the coins of the call as stake. It can be chosen when it has
+    /// `FLOOR_PERCENT` of `price()`; what is above `CAP_PERCENT` of it comes back when it is chosen, and has more votes
+    /// as the stake of further registrations. When the list is full, it takes the place of the candidate with the
+    /// lowest stake that is not active, if it stakes more than `DISPLACE_PERCENT` of that; who is displaced and never
+    /// was active can withdraw at once.
     /// @param peer Key of its network connections; not zero, never used before.
     /// @param vote Key of its votes, `VOTE_BYTES` long; never used before.
     /// @param possession Proof that the holder of the private key of `vote` wants this registration, `POSSESSION_BYTES`
@@ -458,20 +484,24 @@ contract Staking is ReentrancyGuardTransient {
 
         if (_candidates.length() == MAX_CANDIDATES) {
             address lowest = _lowest();
-            uint256 toBeat = _validators[lowest].stake;
+            Validator storage entry = _validators[lowest];
+            uint256 toBeat = uint256(entry.stake) * DISPLACE_PERCENT / 100;
             if (msg.value <= toBeat) revert CandidatesFull(toBeat);
-            _leave(lowest);
+            // Who never voted has nothing to answer for.
+            _leave(lowest, entry.voted ? UNBONDING_SECONDS : 0);
         }
         _add(msg.sender, peer, vote, msg.value);
     }
 
-    /// @notice Adds the coins of the call to the sender's stake. It counts from the next epoch on.
+    /// @notice Adds the coins of the call to the sender's stake. It counts from the next epoch on; of a member's stake,
+    /// what is then above `CAP_PERCENT` of the price can be claimed.
     function addStake() external payable {
         if (!_candidates.contains(msg.sender)) revert NotCandidate(msg.sender);
         if (msg.value == 0) revert NoValue();
         uint256 stake = _validators[msg.sender].stake + msg.value;
         if (stake > type(uint128).max) revert StakeTooHigh(stake);
         _validators[msg.sender].stake = uint128(stake);
+        _validators[msg.sender].changedAt = uint40(block.number);
         emit StakeAdded(msg.sender, msg.value, stake);
     }
 
@@ -479,7 +509,7 @@ contract Staking is ReentrancyGuardTransient {
     /// the end of the sender's last active epoch: this one, or a later one when more want to leave than may at once.
     function requestExit() external {
         if (!_candidates.contains(msg.sender)) revert NotCandidate(msg.sender);
-        _leave(msg.sender);
+        _leave(msg.sender, UNBONDING_SECONDS);
     }
 
     /// @notice Sends the stake back after the unbonding delay. Unless it was slashed, the sender may then register
@@ -505,6 +535,7 @@ contract Staking is ReentrancyGuardTransient {
         if (entry.jailedUntil == 0) revert NotJailed(msg.sender);
         if (block.timestamp < entry.jailedUntil) revert StillJailed(entry.jailedUntil);
         entry.jailedUntil = 0;
+        entry.changedAt = uint40(block.number);
         emit Unjailed(msg.sender);
     }
 
@@ -540,11 +571,11 @@ contract Staking is ReentrancyGuardTransient {
         entry.stake -= uint128(amount);
         claimable[msg.sender] += reward;
         emit Slashed(operator, msg.sender, atEpoch, atView, amount, reward);
-        if (!entry.exiting) _leave(operator);
+        if (!entry.exiting) _leave(operator, UNBONDING_SECONDS);
         Address.sendValue(payable(address(0)), amount - reward);
     }
 
-    /// @notice Sends the sender its rewards for reports.
+    /// @notice Sends the sender its rewards for reports, and what was above the largest stake.
     function claim() external nonReentrant {
         uint256 amount = claimable[msg.sender];
         if (amount == 0) revert NothingToClaim(msg.sender);
@@ -571,7 +602,9 @@ contract Staking is ReentrancyGuardTransient {
         }
     }
 
-    /// @notice Ends the epoch: pays, jails, and chooses the active set of the next one.
+    /// @notice Ends the epoch: pays, jails, and chooses the active set of the next one. Afterwards each member has at
+    /// least `FLOOR_PERCENT` and at most `CAP_PERCENT` of one price, but for those that have to leave and are still
+    /// there because only a third may leave at once.
     /// @return next The active set of the next epoch, ascending by peer key.
     /// @return rewards What the chain mints for the blocks of this epoch.
     function endEpoch() external onlySystem returns (ActiveValidator[] memory next, Reward[] memory rewards) {
@@ -583,11 +616,12 @@ contract Staking is ReentrancyGuardTransient {
         }
         rewards = _rewards(ended, turns);
         _jail(ended, turns);
-        bytes32[] memory peers = _choose(ended);
+        (bytes32[] memory peers, uint256 largest) = _choose(ended);
         // Without anybody to choose, the old set goes on: a chain with bad validators can recover, one without
         // validators cannot.
-        if (peers.length > 0) _replace(ended, peers);
+        if (peers.length > 0) _replace(ended, peers, largest);
 
+        turnSeed = bytes32(block.prevrandao);
         next = active();
         emit EpochEnded(epoch, next.length);
         ++epoch;
@@ -604,6 +638,14 @@ contract Staking is ReentrancyGuardTransient {
             Validator storage entry = _validators[operator];
             set[i] = ActiveValidator(operator, entry.peer, entry.vote);
         }
+    }
+
+    /// @notice The price of a vote: the largest amount such that the members with at least that much have two thirds of
+    /// the members' stake. Those that were slashed do not count, nor do jailed and exiting ones while there are others.
+    /// So who holds less than a third of the stake cannot lower it, and who holds less than two thirds cannot raise it.
+    /// @return The price in wei; zero when all members were slashed.
+    function price() external view returns (uint256) {
+        return _price(_members(_active));
     }
 
     /// @notice Number of candidates, jailed ones included.
@@ -693,6 +735,7 @@ contract Staking is ReentrancyGuardTransient {
         Validator storage entry = _validators[operator];
         entry.stake = uint128(stake);
         entry.sequence = ++_sequence;
+        entry.changedAt = uint40(block.number);
         entry.payout = operator;
         entry.peer = peer;
         entry.vote = vote;
@@ -702,12 +745,12 @@ contract Staking is ReentrancyGuardTransient {
         emit Registered(operator, peer, vote, stake);
     }
 
-    /// @dev Takes a validator from the candidates, and starts the unbonding delay unless it is active.
-    function _leave(address operator) private {
+    /// @dev Takes a validator from the candidates, and starts the delay until it can withdraw unless it is active.
+    function _leave(address operator, uint64 delay) private {
         Validator storage entry = _validators[operator];
         _candidates.remove(operator);
         entry.exiting = true;
-        if (!entry.active) entry.exitAt = uint64(block.timestamp) + UNBONDING_SECONDS;
+        if (!entry.active) entry.exitAt = uint64(block.timestamp) + delay;
         emit ExitRequested(operator, entry.exitAt);
     }
 
@@ -759,7 +802,7 @@ contract Staking is ReentrancyGuardTransient {
         _shorten(order, count);
         Arrays.sort(order);
 
-        uint64 jailedUntil = uint64(block.timestamp) + JAIL_SECONDS;
+        uint40 jailedUntil = uint40(block.timestamp + JAIL_SECONDS);
         // With four members one may fail and the others go on; with three nobody may.
         uint256 spare = ended.length > JAIL_FLOOR ? ended.length - JAIL_FLOOR : 0;
         uint256 most = Math.min(count, Math.min(spare, (ended.length - 1) / 3));
@@ -770,24 +813,34 @@ contract Staking is ReentrancyGuardTransient {
         }
     }
 
-    /// @dev Peer keys of the next active set, ascending. The highest stakes are chosen, within limits that keep most of
-    /// the set: of n members, at most (n - 1) / 3 may leave, but always one, and at most n newcomers may join. Slashed
-    /// members leave in any case, and do not count. Empty only when all were slashed and nobody can join.
-    function _choose(address[] memory ended) private view returns (bytes32[] memory peers) {
+    /// @dev Peer keys of the next active set, ascending, and the largest stake of a member. The highest stakes are
+    /// chosen, within limits that keep most of the set: of n members, at most (n - 1) / 3 may leave, but always one, and
+    /// fewer than a third of the next set are newcomers, but one may always join. Slashed members leave in any case, and
+    /// do not count. Empty only when all were slashed and nobody can join.
+    function _choose(address[] memory ended) private view returns (bytes32[] memory peers, uint256 largest) {
         uint256[] memory members = _members(ended);
         address[] memory all = _candidates.values();
-        uint256[] memory newcomers = _newcomers(all);
-        // So many members stay in any case. Of the others, those leave that are jailed or exiting.
-        uint256 kept = Math.saturatingSub(members.length, Math.max(1, (ended.length - 1) / 3));
+        uint256 faults = (ended.length - 1) / 3;
+        uint256[] memory newcomers = _newcomers(all, faults + 1);
+        uint256 perVote = _price(members);
+        // Rounded up, so that the ratio of two stakes is not above that of the percentages.
+        uint256 smallest = (perVote * FLOOR_PERCENT + 99) / 100;
+        largest = perVote == 0 ? type(uint128).max : perVote * CAP_PERCENT / 100;
+        // So many members stay in any case. Of the others, those leave that are jailed or exiting, or have too little.
+        uint256 kept = Math.saturatingSub(members.length, Math.max(1, faults));
         uint256 stay = members.length;
-        while (stay > kept && members[stay - 1] >= _EXITING) --stay;
+        while (stay > kept && (members[stay - 1] >= _EXITING || _stakeOf(members[stay - 1]) < smallest)) --stay;
 
-        // A newcomer takes a free place, or that of the last member when it ranks higher.
-        uint256 most = Math.min(newcomers.length, ended.length);
+        // A newcomer takes a free place, or that of the last member when it has more to offer.
         uint256 joined = 0;
-        for (; joined < most; ++joined) {
-            if (stay + joined < MAX_VALIDATORS) continue;
-            if (stay == kept || members[stay - 1] < newcomers[joined]) break;
+        for (; joined < newcomers.length; ++joined) {
+            uint256 stake = Math.min(_stakeOf(newcomers[joined]), largest);
+            bool free = stay + joined < MAX_VALIDATORS;
+            uint256 size = free ? stay + joined + 1 : stay + joined;
+            // When all were slashed there is no majority to keep.
+            if (stake < smallest || (joined > 0 && 3 * (joined + 1) >= size && members.length > 0)) break;
+            if (free) continue;
+            if (stay == kept || stake <= _stakeOf(members[stay - 1])) break;
             --stay;
         }
 
@@ -799,6 +852,27 @@ contract Staking is ReentrancyGuardTransient {
             peers[i] = _validators[operator].peer;
         }
         Arrays.sort(peers);
+    }
+
+    /// @dev The price of a vote, from what `_members` gives.
+    function _price(uint256[] memory members) private pure returns (uint256) {
+        uint256 count = members.length;
+        while (count > 0 && members[count - 1] >= _EXITING) --count;
+        // When all are leaving, the price is theirs; then they are in two groups, each by rank.
+        if (count == 0) count = members.length;
+        uint256 total = 0;
+        for (uint256 i = 0; i < count; ++i) total += _stakeOf(members[i]);
+        uint256 sum = 0;
+        for (uint256 i = 0; i < count; ++i) {
+            sum += _stakeOf(members[i]);
+            if (3 * sum >= 2 * total) return _stakeOf(members[i]);
+        }
+        return 0;
+    }
+
+    /// @dev The stake in a rank.
+    function _stakeOf(uint256 rank) private pure returns (uint256) {
+        return type(uint128).max - uint128(rank >> 126);
     }
 
     /// @dev Members of the active set that were not slashed; who leaves first comes last: jailed ones after exiting
@@ -816,27 +890,38 @@ contract Staking is ReentrancyGuardTransient {
         Arrays.sort(order);
     }
 
-    /// @dev Candidates that are neither active nor jailed, by rank. The 64 low bits are the position in `all`.
-    function _newcomers(address[] memory all) private view returns (uint256[] memory order) {
+    /// @dev Candidates that are neither active nor jailed, by rank. The 64 low bits are the position in `all`. Who
+    /// changed anything within the last `wait` blocks, this one included, has to wait: the order of turns is drawn from
+    /// the randomness of this block, and who proposes the last blocks knows it before. Among `wait` blocks is one by
+    /// somebody else.
+    function _newcomers(address[] memory all, uint256 wait) private view returns (uint256[] memory order) {
         order = new uint256[](all.length);
         uint256 count = 0;
         for (uint256 i = 0; i < all.length; ++i) {
             Validator storage entry = _validators[all[i]];
-            if (!entry.active && entry.jailedUntil == 0) order[count++] = _rank(entry) | i;
+            if (entry.active || entry.jailedUntil != 0 || entry.changedAt + wait > block.number) continue;
+            order[count++] = _rank(entry) | i;
         }
         _shorten(order, count);
         Arrays.sort(order);
     }
 
-    /// @dev Stores a new active set, and starts the unbonding delay of those that leave with it.
-    function _replace(address[] memory ended, bytes32[] memory peers) private {
+    /// @dev Stores a new active set, lets its members claim what they have above the largest stake, and starts the
+    /// unbonding delay of those that leave with it.
+    function _replace(address[] memory ended, bytes32[] memory peers, uint256 largest) private {
         for (uint256 i = 0; i < ended.length; ++i) {
             _validators[ended[i]].active = false;
         }
         address[] memory operators = new address[](peers.length);
         for (uint256 i = 0; i < peers.length; ++i) {
             operators[i] = _operatorOfPeer[peers[i]];
-            _validators[operators[i]].active = true;
+            Validator storage entry = _validators[operators[i]];
+            (entry.active, entry.voted) = (true, true);
+            uint256 stake = entry.stake;
+            if (stake <= largest) continue;
+            entry.stake = uint128(largest);
+            claimable[operators[i]] += stake - largest;
+            emit StakeReturned(operators[i], stake - largest);
         }
         _active = operators;
 

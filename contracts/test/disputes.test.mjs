@@ -273,9 +273,9 @@ test('disputes: a node cannot save itself by a friend’s game', async () => {
   await honest.move(hunter, TURN.challengerWon);
   assert.equal(await stake(all), 3n * MIN_STAKE - fraudSlash);
   assert.deepEqual(await finding(all, 1), [2n, fraudSlash]);
-  // A verdict earns more than a game that ran out of time, whichever was opened first.
-  assert.equal(await balance(all, hunter), COIN + bounty(timeoutSlash) + bounty(fraudSlash - timeoutSlash));
-  assert.equal(await balance(all, person(6)), COIN);
+  // The friend was first, so the bounty is its: the node gets that part back, as it could with any report of its own.
+  assert.equal(await balance(all, hunter), COIN);
+  assert.equal(await balance(all, person(6)), COIN + bounty(timeoutSlash) + bounty(fraudSlash - timeoutSlash));
 });
 
 test('disputes: a second verdict about one receipt slashes and refunds nothing more', async () => {
@@ -297,6 +297,17 @@ test('disputes: a second verdict about one receipt slashes and refunds nothing m
   assert.equal(await all.escrow.read('balances', alice.address), COIN);
   assert.equal(await balance(all, hunter), COIN + bounty(fraudSlash));
   assert.equal(await balance(all, person(6)), COIN);
+});
+
+test('disputes: a node cannot give the bounty to a friend that opens later', async () => {
+  const { all } = await ready();
+  const honest = await open(all, signed(all, 1), TURN.node);
+  const friend = await open(all, signed(all, 1), TURN.node, { by: person(6) });
+  // It loses the friend's game by a verdict, and lets the other run out of time.
+  await friend.move(node, TURN.challengerWon);
+  pass(all, clockSeconds);
+  await all.disputes.send(hunter, 'timeout', [honest.id]);
+  assert.deepEqual([await balance(all, hunter), await balance(all, person(6))], [COIN + bounty(fraudSlash), COIN]);
 });
 
 test('disputes: who copies an opening and moves faster gets no bounty', async () => {

@@ -60,7 +60,11 @@ async function network(options = {}) {
 
 const register = (staking, n, value = MIN_STAKE, key = n) =>
   staking.send(person(n), 'register', [peerKey(key), voteKey(key), PROOF], value);
-const endEpoch = (staking) => staking.send(SYSTEM, 'endEpoch');
+/** Ends the epoch some blocks later, so that whoever registered or added stake can be chosen. */
+const endEpoch = (staking) => {
+  staking.chain.number += 50n;
+  return staking.send(SYSTEM, 'endEpoch');
+};
 const names = (events) => events.map((e) => e.name);
 /** Numbers of the active persons. */
 const activeOf = (set) => [...set].map((v) => Number(BigInt(v.operator) - 0xa0000000n));
@@ -297,11 +301,14 @@ test('slashed members leave at once, and others beside them', async () => {
   assert.equal(events.filter((e) => e.name === 'UnbondingStarted').length, 6);
 });
 
-test('as many may join at once as there are members', async () => {
+test('fewer than a third may join at once, in small sets one', async () => {
   const { staking } = await network({ rules: { maxValidators: 16n }, set: genesisSet(1, () => MIN_STAKE) });
   for (let n = 2; n <= 9; n++) await register(staking, n, MIN_STAKE + BigInt(n));
-  for (const set of [[1, 9], [1, 7, 8, 9], [1, 3, 4, 5, 6, 7, 8, 9], [1, 2, 3, 4, 5, 6, 7, 8, 9]]) {
+  for (const joined of [[9], [8], [7], [6], [4, 5], [2, 3]]) {
+    const before = await active(staking);
+    const set = [...before, ...joined].sort((a, b) => a - b);
     assert.deepEqual(activeOf((await endEpoch(staking)).values.next), set, 'nobody is outranked while there is room');
+    assert.ok(joined.length === 1 || 3 * joined.length < set.length);
   }
 });
 
@@ -395,7 +402,7 @@ test('when all others were slashed, the rest goes on; when all were, all do', as
 test('a full list: a newcomer displaces the lowest stake that is not active', async (t) => {
   // The active one has the lowest stake of all.
   const { chain, staking } = await network({ rules: { maxValidators: 1n }, set: genesisSet(1, () => MIN_STAKE) });
-  const stakeOf = (n) => MIN_STAKE + (n === 120 || n === 200 ? 1n : 5n);
+  const stakeOf = (n) => (n === 120 || n === 200 ? MIN_STAKE : MIN_STAKE + MIN_STAKE / 5n);
   for (let n = 101; n <= 355; n++) {
     await chain.fund(person(n), 100n * COIN);
     await register(staking, n, stakeOf(n));
@@ -404,29 +411,46 @@ test('a full list: a newcomer displaces the lowest stake that is not active', as
   assert.equal((await staking.read('candidates', 0, 1000)).length, 100);
   assert.equal((await staking.read('candidates', 200, 100)).length, 56);
   assert.equal((await staking.read('candidates', 256, 100)).length, 0);
-  await reverts(register(staking, 5, MIN_STAKE + 1n), 'CandidatesFull', [MIN_STAKE + 1n]);
+  // Equals displace nobody, and a little more is not enough.
+  const toBeat = MIN_STAKE + MIN_STAKE / 10n;
+  for (const stake of [MIN_STAKE, toBeat]) await reverts(register(staking, 5, stake), 'CandidatesFull', [toBeat]);
   // Of two equal ones, the later registration goes.
-  const { events, gas } = await register(staking, 5, MIN_STAKE + 2n);
-  const exitAt = chain.time + UNBONDING;
+  const { events, gas } = await register(staking, 5, toBeat + 1n);
+  const exitAt = chain.time;
   t.diagnostic(`gas of a displacement among 256 candidates: ${gas}`);
   assert.ok(gas < TX_GAS_MAX);
   assert.deepEqual(names(events), ['ExitRequested', 'Registered']);
   assert.deepEqual([events[0].args[0].toLowerCase(), events[0].args[1]], [person(200), exitAt]);
   assert.equal(await staking.read('candidateCount'), 256n);
   await reverts(staking.send(person(200), 'addStake', [], COIN), 'NotCandidate');
-  await register(staking, 6, MIN_STAKE + 2n);
+  // It never voted, so it waits for nothing.
+  await staking.send(person(200), 'withdraw');
+  await register(staking, 6, toBeat + 1n);
   assert.equal((await staking.read('validator', person(120))).exiting, true);
-  await reverts(register(staking, 7, MIN_STAKE + 2n), 'CandidatesFull', [MIN_STAKE + 2n]);
+  const next = (toBeat + 1n) * 11n / 10n;
+  await reverts(register(staking, 7, next), 'CandidatesFull', [next]);
   assert.equal((await staking.read('validator', person(1))).exiting, false, 'the active one stays');
   // The displaced one can be slashed, and withdraw.
   await staking.send(person(7), 'reportEquivocation', [evidence(120)]);
-  chain.time += UNBONDING;
-  await staking.send(person(200), 'withdraw');
   const out = await staking.send(person(120), 'withdraw');
-  assert.equal(out.events[0].args[1], (MIN_STAKE + 1n) - (MIN_STAKE + 1n) / 5n);
+  assert.equal(out.events[0].args[1], MIN_STAKE - MIN_STAKE / 5n);
   // A place that became free needs no displacement.
   await staking.send(person(130), 'requestExit');
   assert.deepEqual(names((await register(staking, 7)).events), ['Registered']);
+});
+
+test('a displaced candidate that has voted waits as long as others that leave', async () => {
+  const { chain, staking } = await network({ rules: { maxValidators: 2n }, set: genesisSet(2, () => MIN_STAKE) });
+  await register(staking, 5, MIN_STAKE + COIN);
+  await endEpoch(staking);
+  assert.deepEqual(await active(staking), [1, 5]);
+  for (let n = 101; n <= 353; n++) {
+    await chain.fund(person(n), 100n * COIN);
+    await register(staking, n, MIN_STAKE + COIN);
+  }
+  const { events } = await register(staking, 6, 2n * MIN_STAKE);
+  assert.deepEqual([events[0].args[0].toLowerCase(), events[0].args[1]], [person(2), chain.time + UNBONDING]);
+  await reverts(staking.send(person(2), 'withdraw'), 'StillUnbonding');
 });
 
 test('only the chain itself counts turns and ends epochs', async () => {
@@ -684,11 +708,14 @@ test('gas of the chain’s own calls in the worst case', async (t) => {
     };
     for (let n = 2; n <= 128; n++) await join(n, stake(n));
     let growing = 0n;
-    for (let size = 2; size <= 128; size *= 2) {
+    for (let size = 1; size < 128; ) {
       const { executionGas, values } = await endEpoch(staking);
-      assert.equal(values.next.length, size);
+      assert.ok(values.next.length > size);
+      size = values.next.length;
       if (executionGas > growing) growing = executionGas;
     }
+    // Stake comes back to as many as can be: those above the cap have less than two thirds.
+    for (let n = 1; n <= 60; n++) await staking.send(person(n), 'addStake', [], MIN_STAKE * 35n / 100n);
     for (let n = 128; n >= 1; n--) await leave(staking, n);
     // Stakes in the worst order for the sort: its pivot is always the largest entry, and every other one is moved.
     // The peer keys of those that are chosen are in the same order.
@@ -704,7 +731,8 @@ test('gas of the chain’s own calls in the worst case', async (t) => {
     const left = events.filter((e) => e.name === 'UnbondingStarted').length;
     const joined = activeOf(values.next).filter((n) => n >= 1000).length;
     for (const gas of [begin, growing, end]) assert.ok(gas < 20_000_000n && gas < SYSTEM_GAS, `${gas}`);
-    return { register, growing, begin, usual, end, left, joined };
+    const returned = events.filter((e) => e.name === 'StakeReturned').length;
+    return { register, growing, begin, usual, end, left, joined, returned };
   };
 
   // Everybody was slashed: 128 leave, and 128 join.
@@ -724,7 +752,7 @@ test('gas of the chain’s own calls in the worst case', async (t) => {
     leave: (staking, n) => staking.send(person(n), 'requestExit'),
     missed: (i) => (i === 0 || i > 86 ? 20 + i : 1),
   });
-  assert.deepEqual([exiting.left, exiting.joined], [42, 42]);
+  assert.deepEqual([exiting.left, exiting.joined, exiting.returned], [42, 42, 101]);
   t.diagnostic(`endEpoch ${exiting.end} when all want to leave`);
 });
 
@@ -767,18 +795,47 @@ test('400 random operations keep the invariants', async (t) => {
     const byRank = (a, b) => (a.stake === b.stake ? Number(a.sequence - b.sequence) : a.stake > b.stake ? -1 : 1);
     const kind = (v) => (isJailed(v) ? 2 : v.exiting ? 1 : 0);
     const members = before.filter((v) => old.includes(v.n) && !v.tombstoned).sort((a, b) => kind(a) - kind(b) || byRank(a, b));
-    const most = Math.max(1, Math.floor((old.length - 1) / 3));
-    // All members but the last ones stay; these compete with the newcomers for the other places, unless they must go.
+    const faults = Math.floor((old.length - 1) / 3);
+    const most = Math.max(1, faults);
+    // The price: what two thirds of the stake have.
+    const sum = (list) => list.reduce((total, v) => total + v.stake, 0n);
+    const sound = members.filter((v) => kind(v) === 0);
+    const pricing = sound.length > 0 ? sound : members;
+    const price = pricing.find((v, i) => 3n * sum(pricing.slice(0, i + 1)) >= 2n * sum(pricing))?.stake ?? 0n;
+    const [smallest, largest] = [(price * 80n + 99n) / 100n, price > 0n ? price * 120n / 100n : 1n << 128n];
+    const counts = (v) => (v.stake < largest ? v.stake : largest);
+    // All members but the last ones stay; of those, some must go, and the others compete with the newcomers.
     const safe = members.slice(0, Math.max(0, members.length - most));
-    const newcomers = before.filter((v) => v.sequence > 0n && !v.exiting && !v.active && !isJailed(v)).sort(byRank).slice(0, old.length);
-    const rivals = [...members.slice(safe.length).filter((v) => kind(v) === 0), ...newcomers].sort(byRank);
-    let chosen = [...safe, ...rivals.slice(0, 8 - safe.length)];
+    const rivals = members.slice(safe.length).filter((v) => kind(v) === 0 && v.stake >= smallest);
+    const newcomers = before.filter((v) => v.sequence > 0n && !v.exiting && !v.active && !isJailed(v) && v.stake >= smallest).sort(byRank);
+    let joined = 0;
+    for (const v of newcomers) {
+      const full = safe.length + rivals.length + joined === 8;
+      const size = safe.length + rivals.length + joined + (full ? 0 : 1);
+      if (joined > 0 && members.length > 0 && 3 * (joined + 1) >= size) break;
+      if (full && (rivals.length === 0 || counts(v) <= rivals.at(-1).stake)) break;
+      if (full) rivals.pop();
+      joined++;
+    }
+    let chosen = [...safe, ...rivals, ...newcomers.slice(0, joined)];
     if (chosen.length === 0) chosen = members.length > 0 ? members : before.filter((v) => v.active);
     chosen = chosen.sort((a, b) => (a.peer < b.peer ? -1 : 1)).map((v) => v.n);
     const next = activeOf(values.next);
     assert.deepEqual(next, chosen);
     assert.ok(members.filter((v) => !next.includes(v.n)).length <= most, 'few leave');
-    assert.ok(next.filter((n) => !old.includes(n)).length <= old.length, 'not too many join');
+    const joining = next.filter((n) => !old.includes(n)).length;
+    assert.ok(joining <= 1 || 3 * joining < next.length || members.length === 0, 'not too many join');
+    let [returned, waiting] = [0, 0];
+    for (const v of await records()) {
+      if (!next.includes(v.n)) continue;
+      const was = before.find((w) => w.n === v.n);
+      if (!was.tombstoned) assert.equal(v.stake, counts(was));
+      assert.equal(v.claimable - was.claimable, was.stake - v.stake);
+      if (v.stake < was.stake) returned++;
+      if (v.stake < smallest) waiting++;
+    }
+    assert.ok(waiting <= members.filter((v) => v.stake < smallest).length);
+    done.returned = (done.returned ?? 0) + returned;
     const slashed = before.filter((v) => v.active && v.tombstoned).map((v) => v.n);
     assert.ok(slashed.length === old.length || !slashed.some((n) => next.includes(n)), 'slashed ones leave');
     done.delayed = (done.delayed ?? 0) + before.filter((v) => v.exiting && !v.tombstoned && next.includes(v.n)).length;
@@ -829,7 +886,7 @@ test('400 random operations keep the invariants', async (t) => {
     assert.deepEqual(candidates, list.filter((v) => v.sequence > 0n && !v.exiting).map((v) => person(v.n)).sort());
   }
   t.diagnostic(JSON.stringify(done));
-  for (const name of ['register', 'addStake', 'requestExit', 'withdraw', 'unjail', 'setPayout', 'report', 'claim', 'endEpoch', 'jailed', 'delayed']) {
+  for (const name of ['register', 'addStake', 'requestExit', 'withdraw', 'unjail', 'setPayout', 'report', 'claim', 'endEpoch', 'jailed', 'delayed', 'returned']) {
     assert.ok(done[name] >= 2, `${name}: ${done[name] ?? 0}`);
   }
 });

@@ -109,7 +109,7 @@ class Model {
     this.receipts.set(key, r);
     if (price > r.price) r.price = price;
     const left = [rules.clockSeconds, rules.clockSeconds];
-    const game = { h, node: n, r, payer, price, bond: sent, turn, left, deadline: now + rules.clockSeconds, found: 0 };
+    const game = { h, node: n, r, payer, price, bond: sent, turn, left, deadline: now + rules.clockSeconds };
     this.games.push(game);
     if (turn >= 2) this.end(game, false);
     return true;
@@ -137,8 +137,8 @@ class Model {
     this.settleGame(game, late);
     const { r } = game;
     if (this.open(game.node).some((g) => g.r === r)) return;
-    // The last game about the receipt: its bounties go to the first of those with the worst finding.
-    const best = this.games.filter((g) => g.r === r && g.found > 0).sort((a, b) => b.found - a.found)[0];
+    // The last game about the receipt: its bounties go to the first of those that were lost.
+    const best = this.games.find((g) => g.r === r && g.lost);
     if (best) this.owed[best.h] += r.bounties;
     Object.assign(r, { bounties: 0n, price: 0n });
   }
@@ -153,7 +153,7 @@ class Model {
       this.burnt += stake - half;
       return;
     }
-    game.found = late ? 1 : 2;
+    game.lost = true;
     this.owed[game.h] += stake;
     const price = late ? rules.timeoutSlash : rules.fraudSlash;
     const taken = min(price > r.slashed ? price - r.slashed : 0n, this.stakes[node]);

@@ -23,7 +23,7 @@ const EDGES: [(&str, &[&str]); 18] = [
     ("consensus", &["types", "verify", "ledger"]),
     ("api", &["types"]),
     ("wallet", &["types"]),
-    ("client", &["types", "verify", "signed", "audited", "replicated", "wallet"]),
+    ("client", &["types", "verify", "api", "signed", "audited", "replicated", "wallet"]),
     (
         "node",
         &[

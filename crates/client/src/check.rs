@@ -232,8 +232,17 @@ fn answer(claim: &Claim, response: &str) -> Result<String, String> {
     Ok("the response is complete and its usage agrees with the receipt".into())
 }
 
+/// Clients take a carriage return for the end of a line, too: with one in it, a stream has other events for them than are checked here.
+fn no_other_lines(response: &str) -> Result<(), String> {
+    match response.contains('\r') {
+        true => Err("the stream holds a carriage return".into()),
+        false => Ok(()),
+    }
+}
+
 /// Usage in a stream of chunks, when it was asked for.
 fn stream_usage(response: &str) -> Result<Option<Value>, String> {
+    no_other_lines(response)?;
     let body = response.strip_suffix("data: [DONE]\n\n").ok_or("the stream does not end in [DONE]")?;
     let mut usage = None;
     for event in body.split_terminator("\n\n") {
@@ -251,6 +260,7 @@ fn stream_usage(response: &str) -> Result<Option<Value>, String> {
 
 /// Usage in a stream of named events (`/v1/responses`), which ends with the whole response.
 fn events_usage(response: &str) -> Result<Value, String> {
+    no_other_lines(response)?;
     let mut last = Value::Null;
     let body = response.strip_suffix("\n\n").ok_or("the stream is cut off")?;
     for event in body.split("\n\n") {

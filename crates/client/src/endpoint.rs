@@ -1,4 +1,4 @@
-//! Where nodes say they are. Anybody can register anything, so an endpoint is parsed strictly, and only public addresses are dialled.
+//! Where nodes say they are. Anybody can register anything, so an endpoint is parsed strictly, and only public addresses are to be dialled.
 //!
 //! Otherwise a registration could send proxies and auditors to what only they can reach: the printer, the router, the metadata service of a cloud.
 //! The name is resolved once, all its addresses are checked, and the connection goes to one of those: a second look-up could give others.
@@ -293,7 +293,7 @@ mod tests {
         let (port, asked) =
             server("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi").await;
         // The name is fine as an endpoint; what it resolves to is not.
-        for host in ["localhost", "localhost."] {
+        for host in ["localhost", "LOCALHOST"] {
             let url =
                 format!("{}/", Endpoint::parse(&format!("http://{host}:{port}"), Reach::Public).unwrap());
             let refused = client(Reach::Public).get(&url).send().await.unwrap_err();

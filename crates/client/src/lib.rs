@@ -7,7 +7,10 @@
 //! its receipt was checked ([`check`]). [`proof`] checks a proof file with no network; [`light`] checks finality certificates
 //! and Merkle-Patricia proofs with a BLS library and nothing of the consensus engine.
 //!
-//! **Guarantees.** An answer that fails a check never reaches the client whole. Everything from outside has a bound.
+//! [`proven`] reads the registries through them, so that no JSON-RPC server decides whom you pay.
+//!
+//! **Guarantees.** An answer that fails a check never reaches the client whole: a stream may have shown its text by then, but never its end.
+//! Everything from outside has a bound.
 //!
 //! **What you may not do here.** Depend on the ledger, the engine or consensus: a checker must not share the code of what it
 //! checks.
@@ -22,13 +25,17 @@ pub mod proof;
 #[cfg(not(target_family = "wasm"))]
 pub mod chat;
 #[cfg(not(target_family = "wasm"))]
-mod directory;
+pub mod directory;
 #[cfg(not(target_family = "wasm"))]
 pub mod endpoint;
 #[cfg(not(target_family = "wasm"))]
 mod error;
 #[cfg(not(target_family = "wasm"))]
+mod files;
+#[cfg(not(target_family = "wasm"))]
 mod ledger;
+#[cfg(not(target_family = "wasm"))]
+pub mod proven;
 #[cfg(not(target_family = "wasm"))]
 pub mod proxy;
 #[cfg(not(target_family = "wasm"))]
@@ -36,8 +43,9 @@ mod rpc;
 
 #[cfg(not(target_family = "wasm"))]
 pub use {
-    directory::{Directory, Offer},
-    error::ClientError,
+    directory::{Ceilings, Directory},
+    error::{Ambiguity, ClientError, Lie, Refusal, Refused, TooExpensive},
+    proven::{LedgerConfig, Offer, ProvenLedger},
     rpc::{EventLog, Finalized, NetworkInfo, RpcClient},
 };
 

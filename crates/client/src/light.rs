@@ -149,6 +149,15 @@ impl Trusted {
         Ok(Self { genesis: name, epoch_blocks: config.epoch_blocks, set })
     }
 
+    /// Goes on with a set that this light client has followed the chain to before, in a network that was checked then.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn resume(config: &NetworkConfig, name: B256, set: ValidatorSet) -> Result<Self, String> {
+        set.check().map_err(|e| e.to_string())?;
+        Ok(Self { genesis: name, epoch_blocks: config.epoch_blocks, set })
+    }
+
     /// The newest set.
     pub fn set(&self) -> &ValidatorSet {
         &self.set

@@ -148,7 +148,12 @@ async fn mistakes_of_the_client_are_named() {
     for (body, status, expected) in [
         ("{".to_owned(), 400, "invalid_json"),
         (json!({"messages": []}).to_string(), 400, "missing_required_parameter"),
-        (json!({"model": "huge", "messages": []}).to_string(), 404, "model_not_found"),
+        (json!({"model": "tiny", "messages": []}).to_string(), 400, "invalid_value"),
+        (
+            json!({"model": "huge", "messages": [{"role": "user", "content": "Hi"}]}).to_string(),
+            404,
+            "model_not_found",
+        ),
         ("x".repeat((1 << 20) + 1), 413, "request_too_large"),
     ] {
         let seen = network.ask(body).await;

@@ -116,7 +116,10 @@ fn banner(about: &Value, args: &DevnetArgs) -> String {
     ));
     line(format!("  network    {}  (genesis hash)", text(about, "network")));
     line(format!("  chain id   {}", about["chain_id"]));
-    line(format!("  OpenAI API {}/v1  (proxy: checks every answer)", text(about, "proxy_url")));
+    line(format!(
+        "  OpenAI API {}/v1  (proxy: checks answers before their end is shown)",
+        text(about, "proxy_url")
+    ));
     line(format!("  JSON-RPC   {}", text(about, "rpc_url")));
     line(format!("  model      {}  {}", text(&about["model"], "name"), text(&about["model"], "id")));
     line(format!("  data       {}", text(about, "data")));
@@ -243,9 +246,13 @@ async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let rules = args.browser.rules()?;
     let config = ProxyConfig {
-        rpc_url: args.rpc,
+        ceilings: args.ceilings(),
+        names: args.names()?,
+        rpc_urls: args.rpcs,
         network: args.network,
+        stale_max: Duration::from_secs(args.stale_max),
         data_dir: args.data,
         release_verified: args.release_verified,
         payer,
@@ -255,11 +262,7 @@ async fn run_proxy(args: ProxyArgs) -> anyhow::Result<()> {
     let running = proxy::start(
         config,
         listener,
-        ServeOptions {
-            browser: args.browser.rules()?,
-            limits: args.limits.limits(),
-            ..ServeOptions::default()
-        },
+        ServeOptions { browser: rules, limits: args.limits.limits(), ..ServeOptions::default() },
     )
     .await?;
     outln!("OpenAI API on http://{}/v1, network {}", args.listen, running.proxy.genesis());

@@ -33,7 +33,9 @@ pub(crate) fn apply(mut cli: Cli) -> anyhow::Result<Cli> {
     match &mut cli.command {
         Command::Node(a) => fill(&mut a.rpc, RPC_URL, settings.rpc),
         Command::Proxy(a) => {
-            fill(&mut a.rpc, RPC_URL, settings.rpc);
+            if let (true, Some(setting)) = (a.rpcs == [RPC_URL], settings.rpc) {
+                a.rpcs = vec![setting];
+            }
             a.network = a.network.or(settings.network);
         }
         Command::Chat(a) => fill(&mut a.proxy, PROXY_URL, settings.proxy),

@@ -16,7 +16,10 @@ use api::{
     http::{BrowserRules, PeerLimits},
     rpc::RpcConfig,
 };
-use client::proxy::{Payer, ProxyConfig, Replicas};
+use client::{
+    Ceilings,
+    proxy::{Payer, ProxyConfig, Replicas},
+};
 use engine::{Engine, EngineConfig, Model};
 use ledger::{Retention, SNAPSHOT_BLOCKS};
 use serde_json::{Value, json};
@@ -33,6 +36,9 @@ const FIRST_BLOCK_MAX: Duration = Duration::from_secs(15);
 /// Prices of the development nodes, in wei per token.
 const PRICE_INPUT: u128 = 1_000_000_000;
 const PRICE_OUTPUT: u128 = 2_000_000_000;
+
+/// Oldest newest block that the proxy acts on, in seconds.
+const STALE_MAX: u64 = 120;
 
 /// Stake of a development auditor, in coins.
 const AUDITOR_STAKE: u128 = 20;
@@ -150,11 +156,14 @@ pub(crate) async fn start(args: &DevnetArgs) -> anyhow::Result<Devnet> {
     // The proxy's user is the last of the well-known accounts.
     let payer = dev_keys()?.last().map(|k| Payer { secret: k.secret, deposit: U256::from(COIN) });
     let config = ProxyConfig {
-        rpc_url: rpc_urls[0].clone(),
+        rpc_urls: rpc_urls.clone(),
         network: Some(devnet.genesis()),
         data_dir: dir.join("proxy"),
         release_verified: false,
         payer,
+        ceilings: Ceilings::default(),
+        names: Default::default(),
+        stale_max: Duration::from_secs(STALE_MAX),
         idle_max: Duration::from_secs(120),
         replicas: Replicas::default(),
     };

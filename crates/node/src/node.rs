@@ -22,13 +22,14 @@ use client::{
 use engine::{Engine, Model};
 use signed::SignedProducer;
 use std::{
+    collections::VecDeque,
     net::TcpListener,
     path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::{info, warn};
@@ -39,6 +40,8 @@ use wallet::{Account, Call, Config, SendError, Wallet};
 const POST_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the newest final block is read.
 const ANCHOR_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a block is known here before receipts name it. Proxies look for new blocks twice a second.
+const ANCHOR_LAG: Duration = Duration::from_millis(1500);
 
 /// How often earnings are taken.
 const EARN_INTERVAL: Duration = Duration::from_secs(10);
@@ -254,18 +257,24 @@ impl Operator {
         Ok((finalized.number, finalized.hash))
     }
 
-    /// Keeps the anchor fresh.
+    /// Keeps the anchor fresh, and a little behind the newest block: whoever checks a receipt has the block already.
     async fn follow(self: Arc<Self>, anchor: watch::Sender<Anchor>) {
         let mut ticks = tokio::time::interval(ANCHOR_INTERVAL);
+        let mut recent: VecDeque<(Instant, Anchor)> = VecDeque::new();
         loop {
             ticks.tick().await;
             match self.read_anchor().await {
-                Ok(fresh) => {
-                    if anchor.send(fresh).is_err() {
-                        return;
-                    }
-                }
+                Ok(fresh) => recent.push_back((Instant::now(), fresh)),
                 Err(e) => warn!("cannot read the newest final block: {e}"),
+            }
+            let mut known = None;
+            while let Some((_, old)) = recent.pop_front_if(|(seen, _)| seen.elapsed() >= ANCHOR_LAG) {
+                known = Some(old);
+            }
+            if let Some(known) = known
+                && anchor.send(known).is_err()
+            {
+                return;
             }
         }
     }

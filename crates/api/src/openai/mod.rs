@@ -7,6 +7,7 @@ mod embeddings;
 mod error;
 mod generate;
 mod metrics;
+mod outline;
 pub mod render;
 mod request;
 mod reveal;
@@ -21,6 +22,7 @@ use axum::{
     routing::{get, post},
 };
 pub use embeddings::render_embeddings;
+pub use outline::{Invalid, Outline};
 pub use request::{EmbeddingsRequest, Endpoint, GenerateRequest};
 pub use tools::{Piece, ToolParser};
 

@@ -67,7 +67,6 @@ impl Proxy {
     ) -> Result<Vec<u8>, ClientError> {
         let receipt = Receipt::decode(&answered.receipt)?;
         // A node may have moved since it answered.
-        self.directory.refresh().await?;
         let base = &self.directory.endpoint(receipt.claim.node).unwrap_or_else(|| answered.endpoint.clone());
         let logged: LoggedReceipt = self.get(&format!("{base}/og/v1/receipts/{id}")).await?;
         // Evidence may have been added since; the log is about the claim and its signature.
@@ -88,8 +87,9 @@ impl Proxy {
         }
         let url = format!("{base}/og/v1/log/inclusion?index={}&size={size}", logged.index);
         let log: LogProof = self.get(&url).await?;
-        let ledger = self.rpc.receipt_log_proof(receipt.claim.node, size, answer, checkpoint).await?;
-        let mut network = self.network.network.clone();
+        let ledger =
+            self.ledger.rpc().receipt_log_proof(receipt.claim.node, size, answer, checkpoint).await?;
+        let mut network = self.network().network.clone();
         // Who trusts a checkpoint does not need the first validators.
         let validators_root = ledger.checkpoint.is_some().then(|| network.validators_root());
         if validators_root.is_some() {
@@ -104,11 +104,11 @@ impl Proxy {
             ledger,
             network,
             validators_root,
-            genesis_header: self.network.genesis_header.clone(),
+            genesis_header: self.network().genesis_header.clone(),
         }
         .encode()?;
         // Never hand out a proof that does not check.
-        let trust = Trust { checkpoint, ..Trust::from_genesis(self.genesis) };
+        let trust = Trust { checkpoint, ..Trust::from_genesis(self.genesis()) };
         let report = check_proof(&bytes, &trust, &self.registry);
         match report.checks.first_failure() {
             None => Ok(bytes),
@@ -124,9 +124,9 @@ impl Proxy {
 
     /// Size of the first posted log of `node` that has `index`, searched back from `size`.
     async fn batch_of(&self, node: Address, mut size: u64, index: u64) -> Result<u64, ClientError> {
-        let log = self.network.network.contracts.receipt_log;
+        let log = self.network().network.contracts.receipt_log;
         for _ in 0..BATCHES_MAX {
-            let batch = self.rpc.view(log, &ReceiptLog::batchCall { node, size }).await?;
+            let batch = self.ledger.rpc().view(log, &ReceiptLog::batchCall { node, size }).await?;
             if batch.previousSize <= index {
                 break;
             }

@@ -1,5 +1,4 @@
-use super::store;
-use crate::ClientError;
+use crate::{ClientError, files};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -62,16 +61,16 @@ pub(super) struct Disputes {
 
 impl Disputes {
     pub(super) fn open(dir: &Path) -> Result<Self, ClientError> {
-        store::create_dir(dir)?;
+        files::create_dir(dir)?;
         Ok(Self { dir: dir.to_owned() })
     }
 
     pub(super) fn put(&self, dispute: &Dispute) -> Result<(), ClientError> {
-        if fs::read_dir(&self.dir).map_err(store::fault(&self.dir))?.count() >= KEPT_MAX {
+        if fs::read_dir(&self.dir).map_err(files::fault(&self.dir))?.count() >= KEPT_MAX {
             let path = self.dir.display().to_string();
             let reason = format!("it holds {KEPT_MAX} disputes already; move them away to keep new ones");
             return Err(ClientError::File { path, reason });
         }
-        store::write(&self.dir.join(format!("{}.json", dispute.receipt_id)), dispute)
+        files::write(&self.dir.join(format!("{}.json", dispute.receipt_id)), dispute)
     }
 }

@@ -1,4 +1,5 @@
-use crate::ClientError;
+use crate::{ClientError, Refused};
+use api::openai::Invalid;
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header::RETRY_AFTER},
@@ -10,20 +11,28 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug)]
 pub(super) struct Fault {
     status: StatusCode,
-    code: &'static str,
-    message: String,
-    param: Option<&'static str>,
+    body: Value,
 }
 
 impl Fault {
-    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        let param = (code == "model_not_found").then_some("model");
-        Self { status, code, message: message.into(), param }
+    pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        let param = matches!(code, "model_not_found" | "model_ambiguous").then_some("model");
+        Self::full(status, code, param, message.into())
     }
 
-    /// A field of the request is missing or of the wrong kind.
-    pub(super) fn field(code: &'static str, param: &'static str, message: impl Into<String>) -> Self {
-        Self { param: Some(param), ..Self::new(StatusCode::BAD_REQUEST, code, message) }
+    fn full(status: StatusCode, code: &str, param: Option<&str>, message: String) -> Self {
+        let kind = match status {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            s if s.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        };
+        let error = json!({"message": message, "type": kind, "param": param, "code": code});
+        Self { status, body: json!({"error": error}) }
+    }
+
+    /// The request itself is wrong.
+    pub(super) fn invalid(e: Invalid) -> Self {
+        Self { status: e.status(), body: e.body() }
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -31,19 +40,40 @@ impl Fault {
     }
 
     pub(super) fn body(&self) -> Value {
-        let kind = match self.status {
-            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
-            s if s.is_server_error() => "server_error",
-            _ => "invalid_request_error",
+        self.body.clone()
+    }
+
+    /// When all nodes that were asked say the same, the request is probably to blame: one status, code and parameter, all of known form. The
+    /// words are theirs and marked as such.
+    fn refused(refused: &Refused) -> Self {
+        let message = refused.to_string();
+        let first = refused.refusals.first().filter(|first| {
+            let same = |r: &crate::Refusal| (r.status, &r.code) == (first.status, &first.code);
+            refused.failures.is_empty() && refused.refusals.iter().all(same)
+        });
+        let is_name = |s: &&str| {
+            let known = |c: u8| c.is_ascii_alphanumeric() || b"_.[]-".contains(&c);
+            s.len() <= 64 && s.bytes().all(known)
         };
-        json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
+        let status = first.map(|r| r.status).filter(|s| [400, 413, 422].contains(s));
+        match (first, status.and_then(|s| StatusCode::from_u16(s).ok())) {
+            (Some(first), Some(status)) => {
+                let code = first.code.as_deref().filter(is_name).unwrap_or("refused_by_nodes");
+                Self::full(status, code, first.param.as_deref().filter(is_name), message)
+            }
+            _ => Self::full(StatusCode::BAD_GATEWAY, "refused_by_nodes", None, message),
+        }
     }
 }
 
 impl From<ClientError> for Fault {
     fn from(e: ClientError) -> Self {
         let (status, code) = match &e {
+            ClientError::AllRefused(refused) => return Self::refused(refused),
             ClientError::NoNode { .. } => (StatusCode::NOT_FOUND, "model_not_found"),
+            ClientError::Ambiguous(_) => (StatusCode::BAD_REQUEST, "model_ambiguous"),
+            ClientError::TooExpensive(_) => (StatusCode::PAYMENT_REQUIRED, "price_ceiling"),
+            ClientError::DayLimit { .. } => (StatusCode::PAYMENT_REQUIRED, "day_limit"),
             ClientError::Busy => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             ClientError::UnknownReceipt(_) => (StatusCode::NOT_FOUND, "not_found"),
             ClientError::NotSettled(_) => (StatusCode::TOO_EARLY, "not_settled_yet"),
@@ -52,6 +82,9 @@ impl From<ClientError> for Fault {
             ClientError::TooFewNodes { .. } => (StatusCode::BAD_REQUEST, "assurance_unavailable"),
             ClientError::NoMajority { .. } => (StatusCode::BAD_GATEWAY, "replicas_disagree"),
             ClientError::Verification { .. } => (StatusCode::BAD_GATEWAY, "verification_failed"),
+            ClientError::Stale { .. } => (StatusCode::SERVICE_UNAVAILABLE, "ledger_stale"),
+            ClientError::Disbelieved { .. } => (StatusCode::BAD_GATEWAY, "ledger_not_proved"),
+            ClientError::OtherNetwork { .. } => (StatusCode::BAD_GATEWAY, "other_network"),
             ClientError::File { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
             _ => (StatusCode::BAD_GATEWAY, "upstream_error"),
         };
@@ -61,8 +94,8 @@ impl From<ClientError> for Fault {
 
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.body())).into_response();
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
+        let mut response = (self.status, Json(self.body)).into_response();
+        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

@@ -1,17 +1,23 @@
 //! A local server that speaks OpenAI and checks every answer before its end reaches the client.
 
 mod assemble;
+mod budget;
 mod disputes;
 mod error;
+mod exchange;
 mod forward;
 mod metrics;
 mod purse;
+mod relay;
 mod replicate;
 mod sse;
 mod store;
 
-use crate::{ClientError, Directory, NetworkInfo, RpcClient, light, rpc::http_client};
-use alloy_primitives::{B256, keccak256};
+use crate::{
+    Ceilings, ClientError, Directory, LedgerConfig, NetworkInfo, ProvenLedger, directory::Names,
+    rpc::http_client,
+};
+use alloy_primitives::{Address, B256, U256};
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, Path, Query, State, rejection::QueryRejection},
@@ -19,14 +25,21 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use budget::{Budget, Reservation};
 use disputes::Disputes;
 pub use disputes::{Dispute, DisputeKind};
 use error::Fault;
 use metrics::Metrics;
+use parking_lot::Mutex;
 use purse::Purse;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 use types::{ModelManifest, ReceiptId, limits::REQUEST_BYTES_MAX};
 use verify::Registry;
 
@@ -45,16 +58,22 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How a proxy is run.
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
-    /// A validator's JSON-RPC.
-    pub rpc_url: String,
-    /// Genesis hash of the network that the user means; whatever the validator names when absent.
+    /// JSON-RPC servers, tried in turn. None is trusted: see [`ProvenLedger`].
+    pub rpc_urls: Vec<String>,
+    /// Genesis hash of the network that the user means; the one that the folder remembers, or the first one served, when absent.
     pub network: Option<B256>,
-    /// Folder for receipts.
+    /// Folder for receipts, the network, and what models' names mean.
     pub data_dir: PathBuf,
     /// Withhold whole streams until they are verified, not only their end.
     pub release_verified: bool,
     /// Who pays for answers; nobody when absent.
     pub payer: Option<Payer>,
+    /// What answers may cost.
+    pub ceilings: Ceilings,
+    /// Models that names mean, whatever they meant before.
+    pub names: BTreeMap<String, B256>,
+    /// Oldest newest block that counts as the present.
+    pub stale_max: Duration,
     /// Longest silence of a node before its answer is given up.
     pub idle_max: Duration,
     /// How answers are replicated for those who ask for it.
@@ -64,65 +83,72 @@ pub struct ProxyConfig {
 /// A running proxy's state.
 #[derive(Debug)]
 pub struct Proxy {
-    rpc: RpcClient,
-    network: NetworkInfo,
-    genesis: B256,
-    directory: Directory,
+    ledger: Arc<ProvenLedger>,
+    directory: Arc<Directory>,
     store: Store,
     disputes: Disputes,
     registry: Registry,
     http: reqwest::Client,
     metrics: Metrics,
     purse: Option<Purse>,
+    budget: Arc<Budget>,
+    /// What was promised to nodes since their pockets were looked at.
+    unfilled: Mutex<HashMap<Address, U256>>,
     config: ProxyConfig,
 }
 
 impl Proxy {
-    /// Connects to the network, checks its identity and opens the folder.
+    /// Connects to the network, proves its newest block and registries, opens the folder and keeps up with the ledger.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`]; [`ClientError::OtherNetwork`] when the folder or the user means another network than the servers.
     pub async fn connect(config: ProxyConfig) -> Result<Arc<Self>, ClientError> {
-        let rpc = RpcClient::new(&config.rpc_url);
-        let network = rpc.network().await?;
-        let genesis = keccak256(&network.genesis_header);
-        let malformed = |reason| ClientError::Malformed { url: config.rpc_url.clone(), reason };
-        light::check_network(&network.network, &network.genesis_header, genesis).map_err(malformed)?;
-        if let Some(pin) = config.network.filter(|pin| *pin != genesis) {
-            return Err(malformed(format!("it serves network {genesis}, but you named {pin}")));
-        }
-        let directory = Directory::new(rpc.clone(), network.network.clone());
-        let idle_max = config.idle_max;
-        let http = http_client(|b| b.connect_timeout(CONNECT_MAX).read_timeout(idle_max));
-        let store = Store::open(&config.data_dir)?;
-        let disputes = Disputes::open(&config.data_dir.join("disputes"))?;
-        let metrics = Metrics::new();
+        let dir = &config.data_dir;
+        let store = Store::open(dir)?;
+        let disputes = Disputes::open(&dir.join("disputes"))?;
+        let names = Names::open(dir.join("names.pin"), &config.names)?;
+        let budget = Budget::open(config.ceilings.day, dir.join("spent.day"))?;
+        let ledger = ProvenLedger::connect(LedgerConfig {
+            urls: config.rpc_urls.clone(),
+            network: config.network,
+            folder: Some(dir.clone()),
+            stale_max: config.stale_max,
+        })
+        .await?;
+        let ledger = Arc::new(ledger);
+        let directory = Directory::open(ledger.clone(), names, config.ceilings).await?;
         let purse = match &config.payer {
             Some(payer) => {
-                let (path, network) = (config.data_dir.join("owed.totals"), network.network.clone());
-                Some(Purse::open(payer.clone(), rpc.clone(), network, genesis, path)?)
+                let (rpc, network) = (ledger.rpc().clone(), ledger.network().network.clone());
+                let path = dir.join("owed.totals");
+                Some(Purse::open(payer.clone(), rpc, network, ledger.genesis(), path)?)
             }
             None => None,
         };
-        let registry = crate::registry();
+        directory.follow();
+        let idle_max = config.idle_max;
         Ok(Arc::new(Self {
-            rpc,
-            network,
-            genesis,
+            ledger,
             directory,
             store,
             disputes,
-            registry,
-            http,
-            metrics,
+            registry: crate::registry(),
+            http: http_client(|b| b.connect_timeout(CONNECT_MAX).read_timeout(idle_max)),
+            metrics: Metrics::new(),
             purse,
+            budget,
+            unfilled: Mutex::default(),
             config,
         }))
     }
 
     /// Genesis hash of the network.
     pub fn genesis(&self) -> B256 {
-        self.genesis
+        self.ledger.genesis()
+    }
+
+    fn network(&self) -> &NetworkInfo {
+        self.ledger.network()
     }
 
     /// Puts coins into the escrow for every node, so that first answers need not wait for it.
@@ -131,11 +157,44 @@ impl Proxy {
     /// [`ClientError`]; some nodes may have been served.
     pub async fn fill_pockets(&self) -> Result<(), ClientError> {
         let Some(purse) = &self.purse else { return Ok(()) };
-        self.directory.refresh().await?;
+        self.directory.read().await?;
         for node in self.directory.nodes() {
             purse.fill(node).await?;
         }
         Ok(())
+    }
+
+    /// Fills the pocket for a node, unless the day's money is spent.
+    async fn fill(&self, node: Address) -> Result<(), ClientError> {
+        let Some(purse) = &self.purse else { return Err(ClientError::Unpaid) };
+        // Nothing more would be spent out of it today.
+        self.budget.reserve(1)?;
+        purse.fill(node).await
+    }
+
+    /// Looks at a node's pocket while there is still something in it, so that no request has to wait for a deposit.
+    fn fill_ahead(self: &Arc<Self>, node: Address, price: u128) {
+        let Some(payer) = &self.config.payer else { return };
+        {
+            let mut unfilled = self.unfilled.lock();
+            let sum = unfilled.entry(node).or_default();
+            *sum = sum.saturating_add(U256::from(price));
+            if *sum < payer.deposit / U256::from(4) {
+                return;
+            }
+            unfilled.remove(&node);
+        }
+        let proxy = self.clone();
+        tokio::spawn(async move {
+            if let Err(e) = proxy.fill(node).await {
+                tracing::warn!(%node, "its pocket was not filled: {e}");
+            }
+        });
+    }
+
+    /// Keeps money for an answer that may cost `price`; nothing when nobody pays here.
+    fn reserve(&self, price: u128) -> Result<Option<Arc<Reservation>>, ClientError> {
+        self.purse.as_ref().map(|_| self.budget.reserve(price).map(Arc::new)).transpose()
     }
 
     /// The routes.
@@ -172,21 +231,41 @@ fn disclose(headers: &HeaderMap) -> HeaderMap {
     headers.get(&name).map(|to| (name, to.clone())).into_iter().collect()
 }
 
-fn model_json(m: &ModelManifest) -> Value {
-    json!({"id": m.name, "object": "model", "created": 0, "owned_by": "og", "og_model_id": m.id(),
-        "context_length": m.context_length})
+fn model_json(name: &str, m: &ModelManifest) -> Value {
+    json!({"id": name, "object": "model", "created": 0, "owned_by": "og", "og_model_id": m.id(),
+        "context_length": m.context_length, "og_name": m.name})
 }
 
-async fn models(State(proxy): State<Arc<Proxy>>) -> Result<Response, Fault> {
-    proxy.directory.refresh().await?;
-    let data: Vec<_> = proxy.directory.models().iter().map(model_json).collect();
-    Ok(Json(json!({"object": "list", "data": data})).into_response())
+#[derive(Deserialize)]
+struct Page {
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+/// All models, those with the most stake behind them first; `?limit=N&after=ID` gives a part.
+async fn models(
+    State(proxy): State<Arc<Proxy>>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Response, Fault> {
+    let wrong = || {
+        let message = "use ?limit=N&after=ID with a number and the id of the last model that you have";
+        Fault::new(StatusCode::BAD_REQUEST, "invalid_value", message)
+    };
+    let Query(page) = page.map_err(|_| wrong())?;
+    let all = proxy.directory.list()?;
+    let from = match &page.after {
+        None => 0,
+        Some(id) => all.iter().position(|(name, _)| name == id).ok_or_else(wrong)? + 1,
+    };
+    let rest = &all[from..];
+    let part = &rest[..page.limit.unwrap_or(rest.len()).min(rest.len())];
+    let data: Vec<_> = part.iter().map(|(name, m)| model_json(name, m)).collect();
+    Ok(Json(json!({"object": "list", "data": data, "has_more": part.len() < rest.len()})).into_response())
 }
 
 async fn model(State(proxy): State<Arc<Proxy>>, Path(name): Path<String>) -> Result<Response, Fault> {
-    proxy.directory.refresh().await?;
-    let (manifest, _) = proxy.directory.choose(&name)?;
-    Ok(Json(model_json(&manifest)).into_response())
+    let manifest = proxy.directory.model(&name)?;
+    Ok(Json(model_json(&name, &manifest)).into_response())
 }
 
 async fn metrics_text(State(proxy): State<Arc<Proxy>>) -> Response {
@@ -195,8 +274,8 @@ async fn metrics_text(State(proxy): State<Arc<Proxy>>) -> Response {
 }
 
 async fn network(State(proxy): State<Arc<Proxy>>) -> Response {
-    let n = &proxy.network;
-    Json(json!({"genesis": proxy.genesis, "network": n.network, "genesis_header": n.genesis_header}))
+    let n = proxy.network();
+    Json(json!({"genesis": proxy.genesis(), "network": n.network, "genesis_header": n.genesis_header}))
         .into_response()
 }
 

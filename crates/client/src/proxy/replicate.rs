@@ -7,13 +7,16 @@ mod wire;
 
 use super::{
     Proxy,
+    budget::Reservation,
     disputes::{Dispute, DisputeKind},
     error::Fault,
-    forward::{Exchange, check_form},
+    exchange::{Exchange, Miss, check_form},
+    forward::{Ask, failure},
 };
 use crate::{
     ClientError, Offer,
     check::{Check, Checks, Known, check_disclosure},
+    directory::Choice,
 };
 use alloy_primitives::{Address, B256};
 use axum::{
@@ -30,7 +33,7 @@ use std::{
 use tokio::{task::JoinSet, time::Instant};
 use tracing::warn;
 use types::{
-    Claim, Disclosure, FixedBytes, ModelManifest, Receipt, Rung, Seal,
+    Claim, Disclosure, FixedBytes, Receipt, Rung, Seal,
     replica::{Commitment, RevealRequest, Revealed, commitment, group_hash},
 };
 use verify::Producer as _;
@@ -66,27 +69,23 @@ pub(super) fn nodes(headers: &HeaderMap, proxy: &Proxy) -> Result<usize, Fault> 
     })
 }
 
+/// Times that a group is made, each time of other nodes, because too few nodes of the last one committed.
+const ROUNDS_MAX: usize = 2;
+
 /// A request that several nodes are to answer.
-pub(super) struct Question<'a> {
+pub(super) struct Question {
     pub(super) proxy: Arc<Proxy>,
-    pub(super) path: &'a str,
-    pub(super) manifest: ModelManifest,
-    pub(super) offers: Vec<Offer>,
-    pub(super) request: String,
-    pub(super) streaming: bool,
+    pub(super) ask: Ask,
+    pub(super) choice: Choice,
     pub(super) nodes: usize,
 }
 
 /// Why a node did not commit.
 enum Silence {
-    /// Its queue is full.
-    Busy,
-    /// It takes the request for a mistake.
-    Refused(Response),
+    /// It gave no commitment.
+    Missed(Miss),
     /// It has seen the nonce, which was drawn for this round, before.
     Used,
-    /// It cannot be reached, is too slow, or gave nonsense.
-    Failed,
 }
 
 /// A sound answer of one node.
@@ -97,54 +96,67 @@ struct Answer {
     member: Member,
 }
 
-impl Question<'_> {
+impl Question {
     /// Asks the nodes; the response is the answer of most of them.
     pub(super) async fn ask(self) -> Result<Response, Fault> {
-        if self.path == "/v1/embeddings" {
+        if self.ask.path == "/v1/embeddings" {
             let message = "embeddings are not replicated; ask for `og-assurance: signed`";
             return Err(Fault::new(StatusCode::BAD_REQUEST, "assurance_unavailable", message));
         }
-        let round = self.begin()?;
-        let committed = match round.commitments().await {
-            Ok(committed) => committed,
-            Err(response) => return Ok(response),
-        };
-        let answers = round.answers(committed).await;
-        Ok(round.decide(answers).await?)
+        // One machine with two keys is one node.
+        let (mut names, mut places) = (HashSet::new(), HashSet::new());
+        let mut offers: Vec<_> = self.choice.offers.clone();
+        offers.retain(|o| names.insert(o.node) && places.insert(o.endpoint.clone()));
+        let mut last = None;
+        for _ in 0..ROUNDS_MAX {
+            let round = match self.begin(&offers) {
+                Ok(round) => round,
+                Err(e) => return Err(last.unwrap_or(e).into()),
+            };
+            let shortage = match round.commitments().await? {
+                Ok(committed) => {
+                    let answers = round.answers(committed).await;
+                    return Ok(round.decide(answers).await?);
+                }
+                Err(shortage) => shortage,
+            };
+            // Whoever did not commit is left out of the next group.
+            offers.retain(|o| !shortage.silent.contains(&o.node));
+            last = Some(shortage.error);
+        }
+        Err(last.unwrap_or(ClientError::Busy).into())
     }
 
     /// Chooses the nodes, and what all of them get.
-    fn begin(self) -> Result<Round, ClientError> {
-        // One machine with two keys is one node.
-        let (mut names, mut places) = (HashSet::new(), HashSet::new());
-        let distinct: Vec<_> = self
-            .offers
-            .into_iter()
-            .filter(|o| names.insert(o.node) && places.insert(o.endpoint.clone()))
-            .collect();
+    fn begin(&self, distinct: &[Offer]) -> Result<Round, ClientError> {
         let (have, need) = (distinct.len(), self.nodes);
+        let few = || ClientError::TooFewNodes { model: self.choice.manifest.name.clone(), have, need };
         if have < need {
-            return Err(ClientError::TooFewNodes { model: self.manifest.name, have, need });
+            return Err(few());
         }
-        let mut offers: Vec<_> = distinct.into_iter().take(need).collect();
+        let mut offers: Vec<_> = distinct.iter().take(need).cloned().collect();
         offers.sort_unstable_by_key(|o| o.node);
         let nodes: Vec<_> = offers.iter().map(|o| o.node).collect();
         let nonce = B256::from(rand::random::<[u8; 32]>());
-        let request_hash = Claim::request_commitment(&nonce, self.request.as_bytes());
-        let Some(group) = group_hash(request_hash, &nodes) else {
-            return Err(ClientError::TooFewNodes { model: self.manifest.name, have, need });
-        };
-        let chain_id = self.proxy.network.network.chain_id;
+        let request_hash = Claim::request_commitment(&nonce, self.ask.request.as_bytes());
+        let group = group_hash(request_hash, &nodes).ok_or_else(few)?;
+        let chain_id = self.proxy.network().network.chain_id;
         let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let price = offers.iter().fold(0u128, |sum, o| sum.saturating_add(self.choice.need.price(o)));
+        let reserved: Option<Arc<Reservation>> = self.proxy.reserve(price)?;
         let exchanges = offers.into_iter().map(|offer| Exchange {
-            id: Claim::receipt_id_of(chain_id, self.proxy.genesis, offer.node, request_hash),
+            id: Claim::receipt_id_of(chain_id, self.proxy.genesis(), offer.node, request_hash),
             proxy: self.proxy.clone(),
-            path: self.path.to_owned(),
+            path: self.ask.path.clone(),
             offer,
-            manifest: self.manifest.clone(),
-            request: self.request.clone(),
+            manifest: self.choice.manifest.clone(),
+            request: self.ask.request.clone(),
             nonce,
             rung: Rung::Replicated,
+            need: self.choice.need,
+            price_max: self.ask.price_max,
+            began: std::time::Instant::now(),
+            _reserved: reserved.clone(),
         });
         Ok(Round {
             exchanges: exchanges.map(Arc::new).collect(),
@@ -153,7 +165,7 @@ impl Question<'_> {
             time_ms,
             // 53 bits: every JSON parser keeps them.
             seed: rand::random::<u64>() >> 11,
-            streaming: self.streaming,
+            streaming: self.ask.outline.stream,
             late_max: self.proxy.config.replicas.late_max,
         })
     }
@@ -173,9 +185,17 @@ struct Round {
 
 type Committed = (Arc<Exchange>, Commitment);
 
+/// Too few nodes have committed.
+struct Shortage {
+    /// Who did not.
+    silent: HashSet<Address>,
+    error: ClientError,
+}
+
 impl Round {
-    /// Asks every node for its commitment. `Err` is the response when too few have committed.
-    async fn commitments(&self) -> Result<Vec<Committed>, Response> {
+    /// Asks every node for its commitment. The outer error is not the nodes' fault, or ends the request; the inner one may be mended with
+    /// other nodes.
+    async fn commitments(&self) -> Result<Result<Vec<Committed>, Shortage>, ClientError> {
         let mut asked = JoinSet::new();
         for exchange in &self.exchanges {
             let exchange = exchange.clone();
@@ -217,34 +237,48 @@ impl Round {
         if let Some((exchange, _)) = silent.iter().find(|(_, s)| matches!(s, Silence::Used)) {
             let check =
                 "it was asked this before we asked: somebody in the group passed the request on; ask again";
-            return Err(Fault::from(exchange.refuse(check.into())).into_response());
+            return Err(exchange.refuse(check.into()));
         }
         if self.is_majority(committed.len()) {
-            return Ok(committed);
+            // Most nodes could answer it: who refused did so without a reason.
+            for (exchange, silence) in &silent {
+                if let Silence::Missed(Miss::Refused(_)) = silence {
+                    exchange.proxy.directory.failed(exchange.offer.node);
+                }
+            }
+            return Ok(Ok(committed));
         }
-        Err(self.too_few(committed.len(), silent))
+        self.too_few(&committed, silent).map(Err)
     }
 
     fn is_majority(&self, count: usize) -> bool {
         2 * count > self.nodes.len()
     }
 
-    /// The response when too few nodes have committed: a client's own mistake in a node's words, or that nodes are busy.
-    fn too_few(&self, committed: usize, silent: Vec<(Arc<Exchange>, Silence)>) -> Response {
-        let mut busy = false;
+    /// Why too few nodes have committed.
+    fn too_few(
+        &self,
+        committed: &[Committed],
+        silent: Vec<(Arc<Exchange>, Silence)>,
+    ) -> Result<Shortage, ClientError> {
+        let has_committed: HashSet<_> = committed.iter().map(|(e, _)| e.offer.node).collect();
+        let names = self.nodes.iter().copied().filter(|n| !has_committed.contains(n)).collect();
+        let asked = self.nodes.len();
+        let silence =
+            ClientError::NoMajority { agreed: committed.len(), asked, silent: asked - committed.len() };
+        let mut misses = Vec::new();
         for (_, silence) in silent {
             match silence {
-                Silence::Refused(response) => return response,
-                Silence::Busy => busy = true,
-                Silence::Used | Silence::Failed => {}
+                Silence::Missed(Miss::Own(e)) => return Err(e),
+                Silence::Missed(Miss::Failed(_)) | Silence::Used => {}
+                Silence::Missed(miss) => misses.push(miss),
             }
         }
-        let asked = self.nodes.len();
-        Fault::from(match busy {
-            true => ClientError::Busy,
-            false => ClientError::NoMajority { agreed: committed, asked, silent: asked - committed },
-        })
-        .into_response()
+        let error = match misses.is_empty() {
+            true => silence,
+            false => failure(misses, &self.exchanges[0].manifest),
+        };
+        Ok(Shortage { silent: names, error })
     }
 
     /// Has every node that has committed reveal its answer; the sound ones, in ascending order of the nodes.
@@ -347,7 +381,7 @@ impl Round {
         check_disclosure(&mut checks, claim, &disclosure, &exchange.manifest);
         checks.record("form", check_form(&exchange.path, &disclosure.response));
         checks.record("exchange", exchange.check_exchange(claim));
-        checks.record("anchor", exchange.check_anchor(claim).await);
+        exchange.check_anchor(&mut checks, claim).await;
         if let Some(Check { name, detail, .. }) = checks.first_failure() {
             return Err(format!("{name}: {detail}"));
         }
@@ -399,7 +433,7 @@ impl Round {
             self.keep_all([*other], DisputeKind::Minority, reason, Some(&seal));
         }
         for answer in &same {
-            answer.exchange.proxy.directory.succeeded(answer.exchange.offer.node);
+            answer.exchange.proxy.directory.succeeded(answer.exchange.offer.node, None);
         }
         Ok(self.respond(winner, &seal, &summary, agreed))
     }

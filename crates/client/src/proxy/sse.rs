@@ -47,6 +47,10 @@ impl Splitter {
 /// Classifies one event.
 pub(crate) fn classify(event: &[u8]) -> Kind {
     let Ok(text) = std::str::from_utf8(event) else { return Kind::Bad };
+    // Clients take a carriage return for the end of a line (WHATWG, "Server-sent events"): they would see other events than are checked here.
+    if text.contains('\r') {
+        return Kind::Bad;
+    }
     let text = text.trim_end_matches('\n');
     if let Some(seal) = text.strip_prefix(": og-seal ") {
         return Kind::Seal(seal.into());
@@ -96,6 +100,14 @@ mod tests {
     #[test]
     fn hostile_events_are_bad_or_withheld() {
         assert_eq!(classify(b"\xff\xff\n\n"), Kind::Bad);
+        for event in [
+            "data: {\"choices\":[{\r\"finish_reason\":null}]}\n\n",
+            "data: [DONE]\r\n\n",
+            ": og-seal {}\r\n\n",
+            "data: {}\r\r\n\n",
+        ] {
+            assert_eq!(classify(event.as_bytes()), Kind::Bad, "{event:?}");
+        }
         assert_eq!(classify(b"event: x\n\n"), Kind::Bad);
         assert_eq!(classify(b"event: response.x\ndata: {\"type\":\"response.y\"}\n\n"), Kind::Bad);
         let event = b"event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\"}\n\n";

@@ -1,9 +1,10 @@
-use crate::ClientError;
+use crate::{
+    ClientError,
+    files::{create_dir, fault, write},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
-    io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -29,32 +30,6 @@ pub struct Answered {
 #[derive(Debug)]
 pub(super) struct Store {
     dir: PathBuf,
-}
-
-/// A folder for the user only.
-pub(super) fn create_dir(dir: &Path) -> Result<(), ClientError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fault(dir))
-}
-
-/// Writes `value` as JSON, whole or not at all, for the user only.
-pub(super) fn write(path: &Path, value: &impl Serialize) -> Result<(), ClientError> {
-    let draft = path.with_extension("tmp");
-    let bytes = serde_json::to_vec(value)
-        .map_err(|e| ClientError::File { path: path.display().to_string(), reason: e.to_string() })?;
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&draft)
-        .map_err(fault(&draft))?;
-    file.write_all(&bytes).map_err(fault(&draft))?;
-    fs::rename(&draft, path).map_err(fault(path))
-}
-
-pub(super) fn fault(path: &Path) -> impl Fn(std::io::Error) -> ClientError {
-    let path = path.display().to_string();
-    move |e| ClientError::File { path: path.clone(), reason: e.to_string() }
 }
 
 impl Store {

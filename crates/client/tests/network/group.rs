@@ -1,6 +1,6 @@
 //! Nodes that answer one request each for itself, under commit and reveal; some cheat.
 
-use super::{ANSWER, Attack, Network, Shared, receipt, serve};
+use super::{ANSWER, Attack, Network, Setup, Shared, receipt, serve};
 use alloy_primitives::{Address, B256, U256};
 use axum::{
     Json, Router,
@@ -85,9 +85,9 @@ pub(crate) fn address(i: usize) -> Address {
 
 /// Serves a node for each replica and registers it.
 pub(super) async fn serve_all(shared: &Arc<Shared>, replicas: &[Replica]) {
-    let offers = &shared.offers;
     for (i, replica) in replicas.iter().enumerate() {
-        let (shared, secret) = (shared.clone(), secret(i));
+        let (list, secret) = (shared.clone(), secret(i));
+        let shared = shared.clone();
         let (kept, is_content) = (Mutex::default(), AtomicBool::new(false));
         let node = Node { replica: *replica, secret, shared, kept, is_content };
         let router = Router::new()
@@ -96,19 +96,19 @@ pub(super) async fn serve_all(shared: &Arc<Shared>, replicas: &[Replica]) {
             .route("/og/v1/payments", post(pay))
             .with_state(Arc::new(node));
         let url = serve(router).await;
-        offers.lock().push((address(i), url));
+        list.list(address(i), url);
     }
 }
 
 impl Network {
     pub(crate) async fn start_group(replicas: &[Replica]) -> Self {
-        Self::build(false, replicas, None).await
+        Self::build(Setup { replicas, ..Setup::default() }).await
     }
 
     /// The same with a proxy that pays.
     pub(crate) async fn start_paid_group(replicas: &[Replica]) -> Self {
         let payer = Payer { secret: B256::repeat_byte(0x51), deposit: U256::from(100) };
-        Self::build(false, replicas, Some(payer)).await
+        Self::build(Setup { replicas, payer: Some(payer), ..Setup::default() }).await
     }
 
     /// What the proxy has promised to each node, once `count` nodes have a promise of `total`.
@@ -186,7 +186,7 @@ fn take(node: &Node, headers: &HeaderMap) -> Option<Address> {
     let signature: alloy_primitives::Bytes = parts[2].parse().unwrap();
     let me = signing::address_of(&node.secret).unwrap();
     let config = &node.shared.config;
-    let genesis = alloy_primitives::keccak256(&node.shared.genesis);
+    let genesis = node.shared.genesis;
     let digest =
         Voucher { client, node: me, total }.digest(config.chain_id, genesis, config.contracts.escrow);
     assert_eq!(signing::recover(digest, signature[..].try_into().unwrap()).unwrap(), client);

@@ -1,6 +1,7 @@
 mod bench;
 mod browser;
 mod limits;
+mod proxy;
 mod validator;
 
 pub(crate) use bench::{
@@ -9,6 +10,7 @@ pub(crate) use bench::{
 };
 pub(crate) use browser::BrowserArgs;
 pub(crate) use limits::{CallArgs, LimitArgs};
+pub(crate) use proxy::ProxyArgs;
 pub(crate) use validator::{
     GenesisArgs, InitArgs, RegisterArgs, RunArgs, StakingArgs, StatusArgs, ValidatorCommand,
 };
@@ -65,7 +67,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SimulateCommand,
     },
-    /// Run a local OpenAI-compatible server that checks every answer.
+    /// Run a local OpenAI-compatible server that checks every answer before its end is shown.
     Proxy(ProxyArgs),
     /// Ask a question through the proxy; prints the answer as it streams and what was verified.
     Chat(ChatArgs),
@@ -182,7 +184,7 @@ pub(crate) struct NodeArgs {
     /// Model: a GGUF file, or a folder with config.json, tokenizer.json and safetensors; the built-in taskmaster-chat when absent.
     #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
-    /// JSON-RPC of a validator, or of several with commas between them: another one is asked when one cannot be reached, and transactions go to all.
+    /// JSON-RPC of a validator.
     #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
     pub(crate) rpc: String,
     /// Folder for the key and the receipt log. The key's account needs the stake and some coins for fees.
@@ -240,7 +242,7 @@ pub(crate) struct AuditArgs {
     /// Models that it can check: GGUF files or Hugging Face folders; the built-in taskmaster-chat is always there.
     #[arg(long = "model", value_name = "PATH")]
     pub(crate) models: Vec<PathBuf>,
-    /// JSON-RPC of a validator, or of several with commas between them: another one is asked when one cannot be reached, and transactions go to all.
+    /// JSON-RPC of a validator.
     #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
     pub(crate) rpc: String,
     /// Folder for the key and verdicts that are not revealed yet.
@@ -262,39 +264,6 @@ pub(crate) enum SimulateCommand {
         #[arg(long)]
         json: bool,
     },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ProxyArgs {
-    /// Pay for answers with the account of the key in this file (0x and 64 hexadecimal digits, mode 600).
-    #[arg(long, value_name = "FILE")]
-    pub(crate) pay: Option<PathBuf>,
-    /// What to put into the escrow for a node when it holds too little, in thousandths of a coin.
-    #[arg(long, default_value_t = 100, requires = "pay")]
-    pub(crate) deposit: u64,
-
-    /// JSON-RPC of a validator, or of several with commas between them: another one is asked when one cannot be reached, and transactions go to all.
-    #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
-    pub(crate) rpc: String,
-    /// Address to listen on.
-    #[arg(long, default_value = "127.0.0.1:8600", value_name = "ADDR")]
-    pub(crate) listen: std::net::SocketAddr,
-    /// Folder for receipts of your answers.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: PathBuf,
-    /// Genesis hash of the network that you mean; any network when absent.
-    #[arg(long, value_name = "HASH")]
-    pub(crate) network: Option<B256>,
-    /// Withhold streams until they are verified, instead of only their end.
-    #[arg(long)]
-    pub(crate) release_verified: bool,
-    /// Nodes that answer a request with `og-assurance: replicated` and no header `og-replicas`.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=7))]
-    pub(crate) replicas: u8,
-    #[command(flatten)]
-    pub(crate) browser: BrowserArgs,
-    #[command(flatten)]
-    pub(crate) limits: LimitArgs,
 }
 
 #[derive(Debug, Args)]

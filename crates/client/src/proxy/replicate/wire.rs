@@ -1,19 +1,13 @@
 //! The two calls to a node of a group.
 
-use super::{Exchange, Fault, Silence};
+use super::{Exchange, Miss, Silence};
 use crate::{
     ClientError,
     rpc::{read_bounded, unreachable_at},
 };
 use alloy_primitives::B256;
-use axum::{
-    http::{HeaderValue, StatusCode},
-    response::IntoResponse as _,
-};
-use serde_json::Value;
-use tracing::warn;
+use axum::http::{HeaderMap, HeaderValue};
 use types::{
-    Rung,
     limits::RESPONSE_BYTES_MAX,
     replica::{Commitment, RevealRequest, Revealed},
 };
@@ -28,66 +22,27 @@ pub(super) async fn commit(
     time_ms: u64,
     seed: u64,
 ) -> Result<Commitment, Silence> {
-    let Exchange { proxy, offer, .. } = exchange;
-    let failed = |e: ClientError| {
-        warn!(node = %offer.node, "no commitment: {e}");
-        proxy.directory.failed(offer.node);
-        Silence::Failed
-    };
-    let url = format!("{}{}", offer.endpoint, exchange.path);
-    // Neither an empty purse nor a ledger out of reach is the node's fault.
-    let unpaid = |e: ClientError| Silence::Refused(Fault::from(e).into_response());
-    let mut filled = false;
-    let upstream = loop {
-        let mut asking = proxy.http.post(&url);
-        if let Some(purse) = &proxy.purse {
-            asking = asking.header("og-payment", purse.promise(offer.node).map_err(unpaid)?);
+    let mut headers = HeaderMap::new();
+    let values =
+        [("og-group", group.to_string()), ("og-time-ms", time_ms.to_string()), ("og-seed", seed.to_string())];
+    for (name, value) in values {
+        // Numbers and hashes are valid header values.
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
         }
-        let sent = asking
-            .header("content-type", "application/json")
-            .header("og-nonce", exchange.nonce.to_string())
-            .header("og-assurance", Rung::Replicated.name())
-            .header("og-group", group.to_string())
-            .header("og-time-ms", time_ms)
-            .header("og-seed", seed)
-            .body(exchange.request.clone())
-            .send()
-            .await;
-        let upstream = sent.map_err(|e| failed(unreachable_at(&url, &e)))?;
-        if upstream.status() != StatusCode::PAYMENT_REQUIRED || filled {
-            break upstream;
-        }
-        // The pocket for this node is empty: fill it once. It has not taken the nonce yet.
-        let purse = proxy.purse.as_ref().ok_or_else(|| unpaid(ClientError::Unpaid))?;
-        purse.fill(offer.node).await.map_err(unpaid)?;
-        filled = true;
+    }
+    let url = &exchange.offer.endpoint;
+    let failed = |e: ClientError| Silence::Missed(exchange.broke(e));
+    let upstream = match exchange.send(&headers).await {
+        Ok(upstream) => upstream,
+        Err(Miss::Refused(refusal)) if refusal.status == 409 => return Err(Silence::Used),
+        Err(miss) => return Err(Silence::Missed(miss)),
     };
-    let status = upstream.status();
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        return Err(Silence::Busy);
-    }
-    if status == StatusCode::CONFLICT {
-        return Err(Silence::Used);
-    }
-    let body = read_bounded(&url, upstream, SMALL_BYTES_MAX).await.map_err(failed)?;
+    let body = read_bounded(url, upstream, SMALL_BYTES_MAX).await.map_err(failed)?;
     let malformed = |reason: String| failed(ClientError::Malformed { url: url.clone(), reason });
-    if status.is_client_error() {
-        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        if !body["error"].is_object() {
-            return Err(malformed(format!("status {status}")));
-        }
-        let mut response = (status, axum::Json(body)).into_response();
-        if let Ok(value) = HeaderValue::from_str(&format!("{:#x}", offer.node)) {
-            response.headers_mut().insert("og-node", value);
-        }
-        return Err(Silence::Refused(response));
-    }
-    if !status.is_success() {
-        return Err(malformed(format!("status {status}")));
-    }
     let commitment: Commitment =
         serde_json::from_slice(&body).map_err(|e| malformed(format!("no commitment: {e}")))?;
-    if commitment.node != offer.node || commitment.check().is_err() {
+    if commitment.node != exchange.offer.node || commitment.check().is_err() {
         return Err(malformed("the commitment is not signed by the node".into()));
     }
     Ok(commitment)
