@@ -1,11 +1,12 @@
-use crate::{Block, ConsensusError, epochs, flusher::Flusher, keys};
+mod pool;
+
+use crate::{Block, ConsensusError, epochs, flusher::Flusher, keys, lane::Lane};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_rpc_types_eth::TransactionRequest;
 use alloy_sol_types::{SolCall as _, sol};
 use futures::channel::mpsc;
 use ledger::{
-    BlockInput, CallOutcome, Executed, Genesis, Ledger, Mempool, Overrides, RecoveredTx, Standing, Store,
-    Turn,
+    BlockInput, CallOutcome, Executed, Genesis, Ledger, Mempool, Overrides, RecoveredTx, Store, Turn,
 };
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
@@ -21,9 +22,6 @@ const RECENT_BLOCKS: usize = 128;
 
 /// Executed blocks that are not final, at most.
 const PENDING_BLOCKS: usize = 512;
-
-/// Transactions waiting to be sent to peers.
-const GOSSIP_QUEUE: usize = 20_000;
 
 /// Checked transactions that are remembered.
 const CHECKED: usize = 40_000;
@@ -76,6 +74,7 @@ pub struct Chain {
     on_transaction: RwLock<Vec<OnTransaction>>,
     gossip: Mutex<Option<mpsc::Sender<Bytes>>>,
     committed: Mutex<Vec<mpsc::UnboundedSender<u64>>>,
+    lane: Lane,
     evidence: Mutex<VecDeque<Equivocation>>,
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -133,6 +132,7 @@ impl Chain {
             on_transaction: RwLock::default(),
             gossip: Mutex::default(),
             committed: Mutex::default(),
+            lane: Lane::default(),
             evidence: Mutex::default(),
             failure,
         })
@@ -293,7 +293,7 @@ impl Chain {
                 recent.pop_front();
             }
         }
-        self.mempool.lock().on_committed(&executed)?;
+        self.renew_pool(&executed)?;
         for listener in self.on_commit.read().iter() {
             listener(&executed);
         }
@@ -351,74 +351,6 @@ impl Chain {
             .collect()
     }
 
-    /// Takes a raw transaction from a client: checks it, puts it into the mempool and hands it to the peers.
-    ///
-    /// # Errors
-    /// [`ConsensusError::Transaction`] with geth's wording.
-    pub fn submit(&self, raw: Bytes) -> Result<B256, ConsensusError> {
-        let tx = self.admit(&raw)?;
-        if let Some(gossip) = self.gossip.lock().as_mut()
-            && gossip.try_send(raw).is_err()
-        {
-            tracing::debug!("the gossip queue is full; the transaction stays in this validator's mempool");
-        }
-        Ok(tx)
-    }
-
-    fn admit(&self, raw: &[u8]) -> Result<B256, ConsensusError> {
-        self.insert(self.check(raw).map_err(|e| ConsensusError::Transaction(e.to_string()))?)
-    }
-
-    /// Decodes a transaction and checks its signature, unless that was done already.
-    fn check(&self, raw: &[u8]) -> Result<Arc<RecoveredTx>, ledger::LedgerError> {
-        let hash = alloy_primitives::keccak256(raw);
-        if let Some(known) = self.checked.get(&hash) {
-            return Ok(known);
-        }
-        let tx = Arc::new(RecoveredTx::decode(raw, self.network.chain_id)?);
-        self.checked.insert(hash, tx.clone());
-        Ok(tx)
-    }
-
-    fn insert(&self, tx: Arc<RecoveredTx>) -> Result<B256, ConsensusError> {
-        let head = self.head();
-        let inserted = self.mempool.lock().insert(tx.clone(), &head);
-        inserted.map_err(|e| ConsensusError::Transaction(e.to_string()))?;
-        for listener in self.on_transaction.read().iter() {
-            listener(&tx);
-        }
-        Ok(tx.hash())
-    }
-
-    /// Takes raw transactions from a peer; signatures are checked on all cores. Returns how many were new and good.
-    pub(crate) fn admit_all(&self, raws: &[Bytes]) -> usize {
-        let checked: Vec<_> = raws.par_iter().map(|raw| self.check(raw)).collect();
-        checked.into_iter().filter_map(|tx| self.insert(tx.ok()?).ok()).count()
-    }
-
-    /// The next nonce of `address`, counting transactions in the mempool.
-    ///
-    /// # Errors
-    /// [`ConsensusError::Ledger`] when the state cannot be read.
-    pub fn pending_nonce(&self, address: Address) -> Result<u64, ConsensusError> {
-        let state = self.head().state().nonce(address)?;
-        Ok(self.mempool.lock().pending_nonce(address, state))
-    }
-
-    /// A transaction of the mempool.
-    pub fn pooled(&self, hash: &B256) -> Option<Arc<RecoveredTx>> {
-        self.mempool.lock().get(hash)
-    }
-
-    /// All transactions of the mempool.
-    ///
-    /// # Errors
-    /// [`ConsensusError::Ledger`] when the state cannot be read.
-    pub fn pool(&self) -> Result<Vec<(Standing, Arc<RecoveredTx>)>, ConsensusError> {
-        let head = self.head();
-        Ok(self.mempool.lock().all(&head)?)
-    }
-
     /// Whether a validator with this peer key votes now, or registered to.
     pub fn is_candidate(&self, peer: &B256) -> bool {
         self.head().validators().members.iter().any(|v| v.peer == *peer) || self.candidates().contains(peer)
@@ -468,12 +400,6 @@ impl Chain {
     /// Takes back a piece of evidence that could not be used yet.
     pub fn keep_evidence(&self, evidence: Equivocation) {
         self.report(evidence);
-    }
-
-    pub(crate) fn gossip_queue(&self) -> mpsc::Receiver<Bytes> {
-        let (sender, receiver) = mpsc::channel(GOSSIP_QUEUE);
-        *self.gossip.lock() = Some(sender);
-        receiver
     }
 
     pub(crate) fn committed_heights(&self) -> mpsc::UnboundedReceiver<u64> {

@@ -1,7 +1,7 @@
 //! Execution of a block in four phases: validate, pre, execute, post.
 
 use crate::{
-    Block, LedgerError, MAX_BLOCK_BYTES, RecoveredTx, State,
+    Block, Candidates, LedgerError, MAX_BLOCK_BYTES, RecoveredTx, State,
     block::{EXTRA_DATA_BYTES, MISSED_MAX, Turn},
     evm::{OgEvm, StateView, block_env, evm, evm_error},
     executed::{Executed, Parts, Results},
@@ -91,7 +91,8 @@ impl Ledger {
         self.genesis
     }
 
-    /// Builds the block that follows `parent` from as many of `candidates` as are valid and fit, in their order.
+    /// Builds the block that follows `parent` from as many of `candidates` as are valid and fit, in their order. Protocol calls come first,
+    /// with at most half of the gas and bytes; nothing else can take that from them. It is the proposer's choice: a block in another order is valid.
     ///
     /// # Errors
     /// [`LedgerError`] only when the block could not be built at all.
@@ -99,15 +100,20 @@ impl Ledger {
         &self,
         parent: &Executed,
         input: &BlockInput,
-        candidates: impl IntoIterator<Item = Arc<RecoveredTx>>,
+        candidates: impl Into<Candidates>,
     ) -> Result<Executed, LedgerError> {
+        let Candidates { lane, rest } = candidates.into();
         let mut run = Run::start(self, parent, input)?;
         let mut transactions = Vec::new();
         // Leaves room for the header, the withdrawals and the list prefixes.
-        let mut room = MAX_BLOCK_BYTES - 32_768;
-        for tx in candidates {
+        let room = MAX_BLOCK_BYTES - 32_768;
+        let mut used = 0;
+        let lane = lane.into_iter().map(|tx| (tx, room / 2, self.params.gas_limit / 2));
+        let rest = rest.into_iter().map(|tx| (tx, room, self.params.gas_limit));
+        for (tx, room, gas) in lane.chain(rest) {
             // Every transaction's network encoding has at most four more bytes than its EIP-2718 encoding.
-            if tx.raw_len() + 4 > room {
+            let bytes = tx.raw_len() + 4;
+            if used + bytes > room || run.gas_used >= gas {
                 continue;
             }
             match run.apply(&tx) {
@@ -115,7 +121,7 @@ impl Ledger {
                 Err(e) if e.is_fault() => return Err(e),
                 Err(_) => continue,
             }
-            room -= tx.raw_len() + 4;
+            used += bytes;
             transactions.push(tx.tx().clone());
         }
         self.finish(parent, run, input, transactions)

@@ -42,7 +42,7 @@ pub use execute::{BlockInput, ChainParams, Known, Ledger, TransactionOutcome};
 pub use executed::Executed;
 pub use genesis::{Deployment, Genesis, GenesisAccount, SYSTEM_DEPLOYER};
 pub use guard::{QUERY_GAS_MAX, Queries};
-pub use mempool::{Mempool, Standing};
+pub use mempool::{Arrival, Candidates, Limits, Mempool, Occupancy, Place, Standing, check_fixed};
 pub use query::{CallOutcome, Overrides};
 pub use simulate::Simulated;
 pub use staking::{StakingRules, staking_deployment, turn_seed};

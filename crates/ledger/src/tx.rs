@@ -1,7 +1,7 @@
 use crate::LedgerError;
 use alloy_consensus::{Transaction as _, TxEnvelope, transaction::SignerRecoverable as _};
 use alloy_eips::eip2718::{Decodable2718 as _, Encodable2718 as _};
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, Bytes};
 use revm::{context::TxEnv, context_interface::either::Either, primitives::TxKind};
 
 /// Largest raw transaction (128 KiB, as geth's pool).
@@ -59,6 +59,11 @@ impl RecoveredTx {
     /// Its hash.
     pub fn hash(&self) -> B256 {
         self.hash
+    }
+
+    /// Whom it calls, and with which data; `None` when it creates a contract.
+    pub fn call(&self) -> Option<(Address, &Bytes)> {
+        Some((self.tx.to()?, self.tx.input()))
     }
 
     /// Its EIP-2718 encoding.

@@ -37,7 +37,7 @@ fn the_best_tip_goes_first_and_nonces_stay_in_order() {
     for tx in [&a[2], &c, &a[0], &b] {
         pool.insert(tx.clone(), &head).unwrap();
     }
-    let order = |pool: &Mempool| pool.best(&head).unwrap().iter().map(|t| t.hash()).collect::<Vec<_>>();
+    let order = |pool: &Mempool| pool.best(&head).unwrap().rest.iter().map(|t| t.hash()).collect::<Vec<_>>();
     assert_eq!(order(&pool), [b.hash(), c.hash(), a[0].hash()]);
     assert_eq!(pool.pending_nonce(wallets[0].address(), 0), 1);
     pool.insert(a[1].clone(), &head).unwrap();
@@ -67,7 +67,7 @@ fn a_replacement_must_pay_a_tenth_more() {
     let new = with(cap * 11 / 10, 110);
     pool.insert(new.clone(), &head).unwrap();
     assert_eq!((pool.len(), pool.get(&old.hash()).is_none()), (1, true));
-    assert_eq!(pool.best(&head).unwrap()[0].hash(), new.hash());
+    assert_eq!(pool.best(&head).unwrap().rest[0].hash(), new.hash());
 }
 
 #[test]
@@ -209,6 +209,6 @@ fn who_can_no_longer_pay_keeps_nobody_out() {
     pool.on_committed(&next).unwrap();
     let poor = transfer(&mut Wallet::new(1));
     pool.insert(poor.clone(), &next).unwrap();
-    let best: Vec<_> = pool.best(&next).unwrap().iter().map(|t| t.hash()).collect();
+    let best: Vec<_> = pool.best(&next).unwrap().rest.iter().map(|t| t.hash()).collect();
     assert_eq!(best, [poor.hash()], "{} cannot be paid for", later.hash());
 }

@@ -15,6 +15,7 @@ mod devnet;
 mod files;
 mod genesis;
 mod inference;
+mod lane;
 mod log_server;
 mod network_file;
 mod node;

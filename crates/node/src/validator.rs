@@ -5,6 +5,7 @@ use crate::{
     court::call_of,
     files,
     genesis::staking_rules,
+    lane,
     network_file::{NetworkFile, Peer},
     own_chain::OwnChain,
 };
@@ -89,7 +90,8 @@ pub(crate) fn open_chain(
     files::private_dir(dir)?;
     let store = Arc::new(Store::open(dir, retention)?.with_snapshots_every(snapshot_every));
     let options = ChainOptions { fee_recipient, background: true };
-    Ok(Arc::new(Chain::open(&file.genesis, file.network.clone(), store, options)?))
+    let chain = Chain::open(&file.genesis, file.network.clone(), store, options)?;
+    Ok(Arc::new(chain.with_lane(lane::rules(&file.network.contracts))))
 }
 
 /// Starts a validator on the ledger in its folder.

@@ -1,4 +1,5 @@
 use prometheus_client::{
+    encoding::text::encode_registry,
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
@@ -23,6 +24,16 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// All numbers in Prometheus' text format, without its closing line, so that others can follow.
+    pub fn text(&self, prefix: &str) -> String {
+        let mut registry = Registry::with_prefix(prefix);
+        self.register(&mut registry);
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode_registry(&mut out, &registry);
+        out
+    }
+
     /// Adds all to `registry`, with names that begin with `wallet_`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("wallet");

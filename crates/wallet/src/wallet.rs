@@ -36,7 +36,7 @@ pub struct Config {
     pub fees: FeeRules,
     /// How long a call without a deadline is tried.
     pub patience: Duration,
-    /// How often the ledger is asked while something is under way.
+    /// How often the ledger is asked while something is under way; pauses after faults are multiples of it.
     pub poll: Duration,
 }
 

@@ -8,18 +8,17 @@ use crate::{
 };
 use alloy_consensus::TxEip1559;
 use alloy_primitives::{TxKind, keccak256};
-use std::{collections::HashMap, sync::Arc, time::Duration};
-use tokio::time::Instant;
+use std::{collections::HashMap, sync::Arc, time::Instant};
 use tracing::{debug, error, info, warn};
 
 /// Most transactions of an account under way at once. Mempools keep at least so many places for a node or auditor.
 const IN_FLIGHT_MAX: usize = 8;
-/// Longest pause after a fault.
-const PAUSE_MAX: Duration = Duration::from_secs(4);
+/// Longest pause after a fault, in polls (about 5 s).
+const PAUSE_MAX: u32 = 32;
 /// Blocks after which a transaction that was taken is replaced: with room for it, it would be in the first or second.
 const BLOCKS_MAX: u64 = 6;
-/// How long a transaction that was taken may wait although no new blocks are seen.
-const TAKEN_FOR: Duration = Duration::from_secs(20);
+/// How long a transaction that was taken may wait although no new blocks are seen, in polls (about 20 s).
+const TAKEN_FOR: u32 = 128;
 /// Refusals after which the next attempt offers more.
 const REFUSALS_MIN: u32 = 2;
 /// Different blocks on which an estimate must revert before that is believed: a server may be behind.
@@ -28,8 +27,8 @@ const REVERTS_MIN: u32 = 2;
 const FAILURES_MAX: u32 = 3;
 /// Looks at an account whose nonce was used before it is believed that another program has used it.
 const ABSENCES_MIN: u32 = 5;
-/// How long a nonce may be missing before it is used up.
-const GAP_FOR: Duration = Duration::from_secs(5);
+/// How long a nonce may be missing before it is used up, in polls (about 5 s).
+const GAP_FOR: u32 = 32;
 /// Most transactions with one nonce.
 const ATTEMPTS_MAX: usize = 128;
 /// Gas limit that no transaction may pass (EIP-7825).
@@ -84,7 +83,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         match worker.round().await {
             Ok(()) => pause = shared.config.poll,
             Err(stop) => {
-                pause = (pause * 2).min(PAUSE_MAX);
+                pause = (pause * 2).min(shared.config.poll * PAUSE_MAX);
                 worker.failed(stop).await;
             }
         }
@@ -92,9 +91,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// How long to wait after the `n`th refusal.
-fn backoff(n: u32) -> Duration {
-    (Duration::from_millis(125) * 2u32.saturating_pow(n.min(6))).min(PAUSE_MAX)
+/// How long to wait after the `n`th refusal, in polls.
+fn backoff(n: u32) -> u32 {
+    2u32.saturating_pow(n.min(6)).min(PAUSE_MAX)
 }
 
 impl Worker {
@@ -238,7 +237,7 @@ impl Worker {
             self.gap_since = None;
             return Ok(());
         }
-        if self.gap_since.get_or_insert_with(Instant::now).elapsed() > GAP_FOR {
+        if self.gap_since.get_or_insert_with(Instant::now).elapsed() > self.shared.config.poll * GAP_FOR {
             self.gap_since = None;
             let id = {
                 let mut queue = self.shared.lock();
@@ -308,9 +307,10 @@ impl Worker {
 
     fn refused(&mut self, job: &Job, error: SendError) {
         self.shared.metrics.retried.inc();
+        let poll = self.shared.config.poll;
         let note = self.note(job);
         note.refusals += 1;
-        note.not_before = Some(Instant::now() + backoff(note.refusals));
+        note.not_before = Some(Instant::now() + poll * backoff(note.refusals));
         if note.refusals == 1 {
             warn!(call = job.label, "{error}; trying again");
         }
@@ -323,6 +323,7 @@ impl Worker {
         jobs.retain(|j| j.nonce().is_some_and(|n| n >= mined));
         jobs.sort_by_key(|j| std::cmp::Reverse(j.nonce()));
         // What comes before something urgent is as urgent.
+        let taken_for = self.shared.config.poll * TAKEN_FOR;
         let mut spent = 0;
         let mut due = Vec::new();
         for job in jobs {
@@ -331,7 +332,7 @@ impl Worker {
             let is_due = match (note.not_before, note.taken) {
                 (Some(at), _) => Instant::now() >= at,
                 (None, Some((since, block))) => {
-                    head.number >= block + BLOCKS_MAX || since.elapsed() > TAKEN_FOR
+                    head.number >= block + BLOCKS_MAX || since.elapsed() > taken_for
                 }
                 // Nobody knows what became of it before the last restart.
                 (None, None) => true,

@@ -18,7 +18,8 @@ fn data(n: u8) -> Bytes {
 }
 
 fn config() -> Config {
-    Config::new(Account::new(B256::repeat_byte(7)).unwrap(), 5)
+    let account = Account::new(B256::repeat_byte(7)).unwrap();
+    Config { poll: Duration::from_millis(1), ..Config::new(account, 5) }
 }
 
 fn open(fake: &Arc<Fake>) -> Wallet {
@@ -29,7 +30,7 @@ fn open_at(path: &Path, fake: &Arc<Fake>) -> Wallet {
     Wallet::open(config().kept_in(path.into()), fake.clone()).unwrap()
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn what_is_refused_lost_or_forgotten_is_sent_again() {
     for fate in [Fate::Taken, Fate::Refused, Fate::Lost, Fate::Unanswered, Fate::Evicted, Fate::Displaced] {
         let fake = Arc::new(Fake::new());
@@ -44,7 +45,7 @@ async fn what_is_refused_lost_or_forgotten_is_sent_again() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn the_offer_rises_by_eighths_until_it_is_taken() {
     let fake = Arc::new(Fake::new());
     let wallet = open(&fake);
@@ -62,7 +63,7 @@ async fn the_offer_rises_by_eighths_until_it_is_taken() {
     assert!(wallet.metrics().replaced.get() > 5);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_missed_deadline_is_an_alarm_and_the_call_is_not_executed_late() {
     let fake = Arc::new(Fake::new());
     let wallet = open(&fake);
@@ -74,15 +75,17 @@ async fn a_missed_deadline_is_an_alarm_and_the_call_is_not_executed_late() {
     assert!(matches!(error, SendError::TooLate { deadline, .. } if deadline == until), "{error:?}");
     let metrics = wallet.metrics();
     assert_eq!((metrics.deadlines_at_risk.get(), metrics.deadlines_missed.get()), (1, 1));
-    // What takes its nonce has arrived.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // What takes its nonce, at the highest tip, has arrived.
+    while fake.state().seen.last().is_none_or(|(_, _, tip)| *tip < 1_000_000_000) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     fake.state().is_full = false;
     second.wait().await.unwrap();
     let executed = fake.state().executed.clone();
     assert!(executed.contains(&data(2)) && !executed.contains(&data(1)), "{executed:?}");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_revert_is_told_with_its_data_and_costs_nothing() {
     let fake = Arc::new(Fake::new());
     let wallet = open(&fake);
@@ -92,7 +95,7 @@ async fn a_revert_is_told_with_its_data_and_costs_nothing() {
     assert!(error.is_revert() && fake.state().seen.is_empty());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_missing_nonce_is_used_up() {
     let fake = Arc::new(Fake::new());
     let wallet = open(&fake);
@@ -104,7 +107,7 @@ async fn a_missing_nonce_is_used_up() {
     assert_eq!(executed.len(), 4);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn equal_calls_are_one_and_the_queue_has_an_end() {
     let fake = Arc::new(Fake::new());
     let wallet = open(&fake);
@@ -124,7 +127,7 @@ async fn equal_calls_are_one_and_the_queue_has_an_end() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn out_of_reach_for_too_long_is_not_called_a_refusal() {
     let fake = Arc::new(Fake::new());
     let wallet = open(&fake);
@@ -234,7 +237,7 @@ proptest! {
         calls in 1u8..20,
         outages in prop::collection::vec(0u8..20, 0..5),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let executed = runtime.block_on(async {
             let fake = Arc::new(Fake::new());
             fake.state().fates.extend(fates);
@@ -243,7 +246,7 @@ proptest! {
             for n in 0..calls {
                 fake.state().is_unreachable = outages.contains(&n);
                 tickets.push(wallet.submit(call(n).within(Duration::from_secs(100_000))).await.unwrap());
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
             fake.state().is_unreachable = false;
             for ticket in tickets {

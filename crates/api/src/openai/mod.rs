@@ -109,7 +109,8 @@ async fn health(State(s): State<Shared>) -> Response {
 
 async fn metrics_text(State(s): State<Shared>) -> Response {
     s.metrics.show(s.inference.load());
-    ([("content-type", "text/plain; version=0.0.4")], s.metrics.text()).into_response()
+    let text = s.inference.metrics() + &s.metrics.text();
+    ([("content-type", "text/plain; version=0.0.4")], text).into_response()
 }
 
 async fn info(State(s): State<Shared>) -> Response {

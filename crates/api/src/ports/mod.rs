@@ -486,6 +486,10 @@ pub trait Inference: Send + Sync + 'static {
     }
     /// How busy it is.
     fn load(&self) -> Load;
+    /// More numbers for `/metrics`, in Prometheus' text format without its closing line.
+    fn metrics(&self) -> String {
+        String::new()
+    }
     /// A receipt of the log, and its index.
     fn receipt(&self, id: ReceiptId) -> Result<Option<(Receipt, u64)>, InferenceFault>;
     /// The receipt at `index` of the log, and the answer behind it for whoever may see it. `size` is that of the batch that has it.

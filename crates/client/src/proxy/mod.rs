@@ -273,7 +273,8 @@ async fn model(State(proxy): State<Arc<Proxy>>, Path(name): Path<String>) -> Res
 }
 
 async fn metrics_text(State(proxy): State<Arc<Proxy>>) -> Response {
-    ([("content-type", "text/plain; version=0.0.4")], proxy.metrics.text()).into_response()
+    let wallet = proxy.purse.as_ref().map(|purse| purse.metrics()).unwrap_or_default();
+    ([("content-type", "text/plain; version=0.0.4")], wallet + &proxy.metrics.text()).into_response()
 }
 
 async fn network(State(proxy): State<Arc<Proxy>>) -> Response {

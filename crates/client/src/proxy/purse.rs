@@ -114,6 +114,11 @@ impl Purse {
         Ok(Ticket { accounts: self.accounts.clone(), node, sequence, header })
     }
 
+    /// What its wallet counts, in Prometheus' text format without its closing line.
+    pub(super) fn metrics(&self) -> String {
+        self.wallet.metrics().text("og_proxy")
+    }
+
     /// Notes the price of an answer that was checked; it is paid once the node has logged it.
     pub(super) fn owe(&self, ticket: &Ticket, id: ReceiptId, price: u128) {
         self.accounts.lock().answered(ticket.node, ticket.sequence, id, U256::from(price), now().as_secs());

@@ -129,7 +129,7 @@ pub(crate) struct StakingArgs {
     /// Folder with the keys.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// JSON-RPC of a validator.
+    /// JSON-RPC of a validator, or of several with commas between them.
     #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
     pub(crate) rpc: String,
 }
@@ -146,7 +146,7 @@ pub(crate) struct RegisterArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// JSON-RPC of a validator.
+    /// JSON-RPC of a validator, or of several with commas between them.
     #[arg(long, env = "OG_RPC", default_value = "http://127.0.0.1:8545", value_name = "URL")]
     pub(crate) rpc: String,
     /// Print JSON.

@@ -361,6 +361,10 @@ impl Inference for InferenceService {
         Ok(self.engine.model().tokenizer().decode(tokens))
     }
 
+    fn metrics(&self) -> String {
+        self.shared.court.wallet.metrics().text("og_node")
+    }
+
     fn load(&self) -> Load {
         let stats = self.engine.stats();
         Load {

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod evil;
+mod flood;
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use client::{
