@@ -32,10 +32,12 @@ pub(crate) fn rules(contracts: &SystemContracts) -> LaneRules {
         .and(c.jury, Jury::escalateCall::SELECTOR, &[auditor])
         .and(c.jury, Jury::commitCall::SELECTOR, &[auditor])
         .and(c.jury, Jury::revealCall::SELECTOR, &[auditor])
+        .and(c.jury, Jury::answerCall::SELECTOR, &[node])
         .and(c.jury, Jury::resolveCall::SELECTOR, &[auditor, node, plaintiff])
         .and(c.jury, Jury::settleCall::SELECTOR, &[auditor, plaintiff])
         .and(c.receipt_log, ReceiptLog::appendCall::SELECTOR, &[node])
         .and(c.escrow, Escrow::settleCall::SELECTOR, &[node])
+        .and(c.escrow, Escrow::redeemCall::SELECTOR, &[node])
         .and(c.escrow, Escrow::releaseCall::SELECTOR, &[node])
         .and(c.staking, StakingContract::unjailCall::SELECTOR, &[validator])
         .and(c.staking, StakingContract::reportEquivocationCall::SELECTOR, &[validator])
@@ -100,7 +102,12 @@ mod tests {
         let register = NodeRegistry::registerCall { endpoint: "http://127.0.0.1:1".into() }.abi_encode();
         let txs = [
             signed(&account("node"), c.node_registry, stake, register),
-            signed(&account("auditor"), c.auditors, stake, Auditors::joinCall {}.abi_encode()),
+            signed(
+                &account("auditor"),
+                c.auditors,
+                stake,
+                Auditors::joinCall { models: vec![] }.abi_encode(),
+            ),
         ];
         let input = BlockInput {
             timestamp: 2,

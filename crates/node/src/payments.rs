@@ -10,7 +10,7 @@ use crate::{
 };
 use alloy_sol_types::SolCall as _;
 use api::ports::{InferenceFault, Payment, Promise};
-use book::{Book, Pocket};
+use book::{Book, Overdue, Pocket};
 use client::contracts::{
     Escrow, Escrow::Authorisation as EscrowAuthorisation, Escrow::Voucher as EscrowVoucher, LoggedClaim,
 };
@@ -272,13 +272,13 @@ impl Till {
     /// Calls that take single authorisations: expired ones whose clients sent no voucher, as far as they are worth their gas.
     pub(crate) fn redemptions(&self, log_size: u64, gas_price: U256) -> anyhow::Result<Vec<Redemption>> {
         let now = now_ms() / 1000;
-        let (overdue, lost) = self.lock().overdue(now, self.court.network.window_seconds);
+        let Overdue { redeemable, lost } = self.lock().overdue(now, self.court.network.window_seconds);
         for (client, sequence) in lost {
             self.redeemed(client, sequence)?;
         }
         let worth = gas_price.saturating_mul(U256::from(REDEEM_GAS));
         let mut calls = Vec::new();
-        for (slip, _) in overdue.into_iter().filter(|(_, price)| *price > worth) {
+        for (slip, _) in redeemable.into_iter().filter(|(_, price)| *price > worth) {
             let Some((receipt, index)) = self.log.get(slip.receipt)? else { continue };
             let Some(proof) = self.log.inclusion(index, log_size) else { continue };
             let authorisation = EscrowAuthorisation {

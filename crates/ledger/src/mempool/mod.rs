@@ -253,7 +253,7 @@ impl Mempool {
         let Some(queue) = self.by_sender.get(sender) else { return Ok(()) };
         let run = runnable(queue, head, sender)?;
         let call = |n: &&u64| queue.get(n).is_some_and(|w| w.arrival.is_protocol_call);
-        let last_call = run.iter().filter(call).next_back().copied();
+        let last_call = run.iter().rfind(call).copied();
         let last_run = run.last().copied();
         let wanted = |nonce: &u64, place: Place| {
             let runs = last_run.is_some_and(|last| *nonce <= last);

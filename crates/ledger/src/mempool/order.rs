@@ -56,20 +56,23 @@ fn by_tip(runs: &[Vec<&Waiting>], base_fee: u64, most: usize) -> Vec<Arc<Recover
     out
 }
 
+/// Tip, highest first, then number of arrival.
+type Rank = (Reverse<u128>, u64);
+
 /// One transaction of each sender after the other, so that no sender is before another's first; in each turn the highest tip first.
 fn in_turns(runs: &[Vec<&Waiting>], base_fee: u64, most: usize) -> Vec<Arc<RecoveredTx>> {
-    let mut turns: BTreeMap<usize, Vec<(Reverse<u128>, u64, &Waiting)>> = BTreeMap::new();
+    let mut turns: BTreeMap<usize, Vec<(Rank, &Waiting)>> = BTreeMap::new();
     for run in runs {
         // A sender's later ones cannot come before one whose fee cap is too low.
         let tips = run.iter().map_while(|w| w.tx.effective_tip(base_fee).map(|tip| (tip, *w)));
         for (turn, (tip, waiting)) in tips.enumerate() {
-            turns.entry(turn).or_default().push((Reverse(tip), waiting.number, waiting));
+            turns.entry(turn).or_default().push(((Reverse(tip), waiting.number), waiting));
         }
     }
     let mut out = Vec::new();
     for mut turn in turns.into_values() {
-        turn.sort_by_key(|(tip, number, _)| (*tip, *number));
-        out.extend(turn.into_iter().map(|(_, _, waiting)| waiting.tx.clone()));
+        turn.sort_by_key(|(rank, _)| *rank);
+        out.extend(turn.into_iter().map(|(_, waiting)| waiting.tx.clone()));
     }
     out.truncate(most);
     out

@@ -206,24 +206,34 @@ impl Book {
     }
 
     /// Logged answers whose authorisation has expired, with their prices; and those for which it is too late.
-    pub(super) fn overdue(&self, now: u64, window: u64) -> (Vec<(Slip, U256)>, Vec<(Address, u64)>) {
-        let (mut overdue, mut lost) = (Vec::new(), Vec::new());
+    pub(super) fn overdue(&self, now: u64, window: u64) -> Overdue {
+        let mut found = Overdue::default();
         // Totals contain what was redeemed, so vouchers are settled first.
         let settled = self.0.values().filter(|c| c.pocket.is_some_and(|p| p.taken >= c.promised));
         for open in settled.flat_map(|c| c.open.values()).filter(|open| open.logged) {
             let slip = &open.slip;
             if now > slip.expiry.saturating_add(window) {
-                lost.push((slip.client, slip.sequence));
+                found.lost.push((slip.client, slip.sequence));
             } else if now > slip.expiry {
-                overdue.push((slip.clone(), open.most));
+                found.redeemable.push((slip.clone(), open.most));
             }
         }
-        (overdue, lost)
+        found
     }
+}
+
+/// Answers whose authorisation has expired without a voucher.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Overdue {
+    /// What can be redeemed on the ledger, with prices.
+    pub(super) redeemable: Vec<(Slip, U256)>,
+    /// Clients and sequences for which it is too late.
+    pub(super) lost: Vec<(Address, u64)>,
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use types::{B256, ReceiptId};
 
@@ -284,15 +294,18 @@ mod tests {
     fn what_nobody_vouches_for_is_redeemed_after_its_expiry_and_forgotten_after_the_window() {
         let mut book = Book::default();
         book.enter(&slip(1), U256::from(50), pocket(0, 100)).unwrap();
-        assert!(book.overdue(11, 5).0.is_empty(), "it is not logged");
+        assert!(book.overdue(11, 5).redeemable.is_empty(), "it is not logged");
         book.logged(CLIENT, 1, U256::from(40));
-        assert!(book.overdue(10, 5).0.is_empty());
-        assert_eq!(book.overdue(11, 5), (vec![(slip(1), U256::from(40))], vec![]));
-        assert_eq!(book.overdue(16, 5), (vec![], vec![(CLIENT, 1)]));
+        assert!(book.overdue(10, 5).redeemable.is_empty());
+        assert_eq!(
+            book.overdue(11, 5),
+            Overdue { redeemable: vec![(slip(1), U256::from(40))], lost: vec![] }
+        );
+        assert_eq!(book.overdue(16, 5), Overdue { redeemable: vec![], lost: vec![(CLIENT, 1)] });
         // Vouchers are settled first.
         book.enter(&slip(2), U256::from(50), pocket(0, 100)).unwrap();
         book.take(CLIENT, U256::from(40), 1, Bytes::new()).unwrap();
         book.logged(CLIENT, 2, U256::from(40));
-        assert_eq!(book.overdue(11, 5), (vec![], vec![]));
+        assert_eq!(book.overdue(11, 5), Overdue::default());
     }
 }
