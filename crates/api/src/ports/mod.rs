@@ -1,6 +1,7 @@
 //! The traits behind the servers.
 
 mod chain;
+mod payment;
 mod replica;
 mod stop;
 mod tlog;
@@ -9,6 +10,7 @@ pub use chain::{
     AccessListData, AccountProofData, BlockData, BlockRef, CallOverrides, Chain, ChainEvent, ChainFault,
     Pooled, SimulatedData,
 };
+pub use payment::{Payment, Promise};
 pub use stop::Stop;
 pub use tlog::{TransparencyLog, Witness};
 
@@ -16,11 +18,12 @@ pub use replica::{GroupTicket, Withheld};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use payment::{number, signed};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use types::{
-    Address, B256, Disclose, Disclosure, LogProof, ModelId, Receipt, ReceiptId, Rung, Sampling, Seal, U256,
+    Address, B256, Disclose, Disclosure, LogProof, ModelId, Receipt, ReceiptId, Rung, Sampling, Seal,
     replica::{Commitment, RevealRequest, Revealed},
 };
 
@@ -165,83 +168,6 @@ pub struct Ticket {
     pub payment: Option<Payment>,
     /// Whose request this is; waiting requests are taken from each client in turn.
     pub client: u64,
-}
-
-/// What a client pays for one answer with: its permission, signed (EIP-712, see the contract `Escrow`). It names this node and
-/// the receipt of this request, so it is worth nothing for anything else, and is used once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Payment {
-    /// Who pays.
-    pub client: Address,
-    /// Most that the answer may cost, in wei.
-    pub max_price: U256,
-    /// Position among the client's authorisations for this node.
-    pub sequence: u64,
-    /// Unix time until which the node may begin, in seconds.
-    pub expiry: u64,
-    /// Signature over [`types::Authorisation`].
-    pub signature: [u8; 65],
-}
-
-impl std::str::FromStr for Payment {
-    type Err = String;
-
-    /// `client max-price sequence expiry signature`, separated by spaces.
-    fn from_str(s: &str) -> Result<Self, String> {
-        let ([client, max_price, sequence, expiry], signature) = signed(s)?;
-        Ok(Self {
-            client: client.parse().map_err(|_| "no address")?,
-            max_price: number(max_price)?,
-            sequence: number(sequence)?.try_into().map_err(|_| "the sequence is too large")?,
-            expiry: number(expiry)?.try_into().map_err(|_| "the expiry is too large")?,
-            signature,
-        })
-    }
-}
-
-/// A promise of coins: what a client owes a node in all, signed (EIP-712, see the contract `Escrow`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Promise {
-    /// Who pays.
-    pub client: Address,
-    /// Everything that the client owes the node since ever, in wei, for answers up to `sequence`.
-    pub total: U256,
-    /// The newest authorisation that the total pays.
-    pub sequence: u64,
-    /// Signature over [`types::Voucher`].
-    pub signature: [u8; 65],
-}
-
-impl std::str::FromStr for Promise {
-    type Err = String;
-
-    /// `client total sequence signature`, separated by spaces.
-    fn from_str(s: &str) -> Result<Self, String> {
-        let ([client, total, sequence], signature) = signed(s)?;
-        Ok(Self {
-            client: client.parse().map_err(|_| "no address")?,
-            total: number(total)?,
-            sequence: number(sequence)?.try_into().map_err(|_| "the sequence is too large")?,
-            signature,
-        })
-    }
-}
-
-/// `N` words and a signature, separated by spaces.
-fn signed<const N: usize>(text: &str) -> Result<([&str; N], [u8; 65]), String> {
-    let mut words: Vec<&str> = text.split(' ').collect();
-    let signature = words.pop().unwrap_or_default();
-    let words = words.try_into().map_err(|_| format!("expected {N} words and a signature"))?;
-    let signature: Bytes = signature.parse::<types::Bytes>().map_err(|e| e.to_string())?.0;
-    Ok((words, signature[..].try_into().map_err(|_| "a signature has 65 bytes")?))
-}
-
-/// A decimal number: digits only.
-fn number(text: &str) -> Result<U256, String> {
-    match text.bytes().all(|b| b.is_ascii_digit()) {
-        true => U256::from_str_radix(text, 10).map_err(|e| e.to_string()),
-        false => Err(format!("{text:?} is no decimal number")),
-    }
 }
 
 /// An auditor's request to be shown an answer.
