@@ -10,7 +10,7 @@ use api::ports::{
 };
 use client::contracts::{dispute_slots, posted_slot, receipt_log_slot, right_slot};
 use consensus::ConsensusError;
-use ledger::{Block, CallOutcome, Cursor, Executed, LedgerError, Overrides, Replay, Standing};
+use ledger::{Block, CallOutcome, Executed, LedgerError, Overrides, Replay, Standing};
 use quick_cache::sync::Cache;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde_json::{Value, json};
@@ -490,14 +490,7 @@ impl Chain for ChainPort {
     }
 
     fn sync_range(&self, number: u64, cursor: &str) -> Result<Value, ChainFault> {
-        let malformed = || ChainFault::Rejected("malformed cursor".into());
-        let cursor = match cursor {
-            "" => Cursor::default(),
-            text => {
-                let bytes = hex::decode(text).map_err(|_| malformed())?;
-                alloy_rlp::decode_exact(bytes).map_err(|_| malformed())?
-            }
-        };
+        let cursor = crate::sync::cursor(cursor)?;
         let executed = self.chain.with_state(number).map_err(internal)?;
         let executed = executed.ok_or(ChainFault::StateUnavailable(number))?;
         let (part, next) = executed.state().part(cursor).map_err(rejected)?;

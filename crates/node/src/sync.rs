@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use api::ports::ChainFault;
 use client::{RpcClient, light::Trusted};
 use consensus::Chain;
-use ledger::{Anchor, Block, Import, Ledger, Part, Retention, Store};
+use ledger::{Anchor, Block, Cursor, Import, Ledger, Part, Retention, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use types::{B256, Bytes, FinalityCertificate, Handover, keccak256};
+use types::{B256, Bytes, FinalityCertificate, Handover, hex, keccak256};
 
 /// Headers before the block whose hashes contracts can ask for.
 const HEADERS: u64 = 256;
@@ -41,6 +41,18 @@ struct Point {
 
 fn internal(e: impl std::fmt::Display) -> ChainFault {
     ChainFault::Internal(e.to_string())
+}
+
+/// Where a part of a snapshot begins, as `og_syncRange` is told.
+pub(crate) fn cursor(text: &str) -> Result<Cursor, ChainFault> {
+    let malformed = || ChainFault::Rejected("malformed cursor".into());
+    match text {
+        "" => Ok(Cursor::default()),
+        text => {
+            let bytes = hex::decode(text).map_err(|_| malformed())?;
+            alloy_rlp::decode_exact(bytes).map_err(|_| malformed())
+        }
+    }
 }
 
 /// `og_syncPoint`: the newest snapshot whose block is certified.
