@@ -78,7 +78,8 @@ fn finish(events: &mpsc::Receiver<Event>) -> Result<Answer, EngineError> {
 
 fn prompt(model: &Model, i: usize, len: usize) -> Vec<u32> {
     let vocabulary = model.tokenizer().vocabulary();
-    let own = |j: usize| if j < SHARED && i % 2 == 0 { j * 7919 } else { j * 104_729 + (i + 1) * 7717 };
+    let own =
+        |j: usize| if j < SHARED && i.is_multiple_of(2) { j * 7919 } else { j * 104_729 + (i + 1) * 7717 };
     (0..len).map(|j| (1 + own(j) % (vocabulary - 1)) as u32).collect()
 }
 
@@ -107,7 +108,7 @@ pub fn compare(
     let processor = Engine::new(model.clone(), alone.clone())?;
     let end = model.tokenizer().end_of_turn();
     let job = |i: usize, case: &Case| Job {
-        top_logprobs: (!greedy && i % 2 == 0).then_some(3),
+        top_logprobs: (!greedy && i.is_multiple_of(2)).then_some(3),
         // Otherwise some answers would end after a token or two.
         logit_bias: vec![(end, -100.0)],
         ..Job::new(
