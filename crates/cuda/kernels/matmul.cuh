@@ -188,44 +188,58 @@ template <int F, int MR, int NT, int WR, int STAGES, int STEP> DEVICE void many(
         if (tile0 >= tiles || panel0 >= m.panels) continue;
         const u8 *stage = shared + step % STAGES * STAGE;
         const int count = m.blocks - step * STEP;
-        UNROLL for (int block = 0; block < STEP; block++) {
-            if (block >= count) break;
-            Ready<F> w[MR];
-            UNROLL for (int i = 0; i < MR; i++) {
-                const int p = warp % WR * MR + i;
-                Fragment<F> f;
-                const u8 *values = stage + ((p * STEP + block) * 32 + lane) * LANE;
-                if (LANE == 16) {
-                    const uint4 v = *(const uint4 *)values;
-                    f.raw[0] = v.x, f.raw[1] = v.y, f.raw[LANE == 16 ? 2 : 0] = v.z, f.raw[LANE == 16 ? 3 : 1] = v.w;
-                } else {
-                    const uint2 v = *(const uint2 *)values;
-                    f.raw[0] = v.x, f.raw[1] = v.y;
+        // The tensor cores are one tile ahead, so that nobody waits for them. Blocks beyond the end are summed up, but not added.
+        auto multiply = [&](int end) {
+            Ready<F> w[2][MR];
+            Sums<F> sums[2][MR];
+            float2 a[2], s[2];
+            UNROLL for (int ahead = 0; ahead <= STEP * NT; ahead++) {
+                if (ahead < STEP * NT) {
+                    const int block = ahead / NT, t = warp / WR * NT + ahead % NT;
+                    if (ahead % NT == 0) {
+                        UNROLL for (int i = 0; i < MR; i++) {
+                            const int p = warp % WR * MR + i;
+                            Fragment<F> f;
+                            const u8 *values = stage + ((p * STEP + block) * 32 + lane) * LANE;
+                            if (LANE == 16) {
+                                const uint4 v = *(const uint4 *)values;
+                                f.raw[0] = v.x, f.raw[1] = v.y, f.raw[LANE == 16 ? 2 : 0] = v.z, f.raw[LANE == 16 ? 3 : 1] = v.w;
+                            } else {
+                                const uint2 v = *(const uint2 *)values;
+                                f.raw[0] = v.x, f.raw[1] = v.y;
+                            }
+                            const u32 *scales = (const u32 *)(stage + D + p * WIDE);
+                            f.scale[0] = F == Q4_K ? scales[2 * g] : F == Q6_K ? scales[g] : scales[block * 8 + g];
+                            if (F == Q4_K) f.scale[F == Q4_K ? 1 : 0] = scales[2 * g + 1];
+                            f.sub = SUBS ? *(const u32 *)(stage + SUB + p * SUBS + block * 32 + g * 4) : 0;
+                            w[block & 1][i] = unpack<F>(f);
+                        }
+                    }
+                    const uint2 v = *(const uint2 *)(stage + Q + ((t * STEP + block) * 32 + lane) * 8);
+                    const u32 b[2] = {v.x, v.y};
+                    a[ahead & 1] = *(const float2 *)(stage + A + (t * STEP + block) * 32 + c * 8);
+                    if (SUMS) s[ahead & 1] = *(const float2 *)(stage + S + (t * STEP + block) * 32 + c * 8);
+                    UNROLL for (int i = 0; i < MR; i++) begin_sums<F>(sums[ahead & 1][i], w[block & 1][i], b);
                 }
-                const u32 *scales = (const u32 *)(stage + D + p * WIDE);
-                f.scale[0] = F == Q4_K ? scales[2 * g] : F == Q6_K ? scales[g] : scales[block * 8 + g];
-                if (F == Q4_K) f.scale[F == Q4_K ? 1 : 0] = scales[2 * g + 1];
-                f.sub = SUBS ? *(const u32 *)(stage + SUB + p * SUBS + block * 32 + g * 4) : 0;
-                w[i] = unpack<F>(f);
-            }
-            UNROLL for (int n = 0; n < NT; n++) {
-                const int t = warp / WR * NT + n;
-                const uint2 v = *(const uint2 *)(stage + Q + ((t * STEP + block) * 32 + lane) * 8);
-                const u32 b[2] = {v.x, v.y};
-                const float2 a = *(const float2 *)(stage + A + (t * STEP + block) * 32 + c * 8);
-                float2 s = {0.0f, 0.0f};
-                if (SUMS) s = *(const float2 *)(stage + S + (t * STEP + block) * 32 + c * 8);
+                const int now = ahead - 1, n = now % NT, block = now / NT;
+                if (now < 0 || block >= end) continue;
                 UNROLL for (int i = 0; i < MR; i++) {
-                    float sums[4];
-                    block_sums<F>(sums, w[i], b);
+                    const Ready<F> &r = w[block & 1][i];
+                    float f[4];
+                    end_sums<F>(f, r, sums[now & 1][i]);
                     UNROLL for (int e = 0; e < 4; e++) {
-                        const float scale = e & 1 ? a.y : a.x;
-                        acc[i][n][e] = add(acc[i][n][e], mul(mul(w[i].d[e >> 1], scale), sums[e]));
-                        if (F == Q4_K) acc[i][n][e] = sub(acc[i][n][e], mul(mul(w[i].minimum[e >> 1], scale), e & 1 ? s.y : s.x));
+                        const float scale = e & 1 ? a[now & 1].y : a[now & 1].x;
+                        acc[i][n][e] = add(acc[i][n][e], mul(mul(r.d[e >> 1], scale), f[e]));
+                        if (F == Q4_K) acc[i][n][e] = sub(acc[i][n][e], mul(mul(r.minimum[e >> 1], scale), e & 1 ? s[now & 1].y : s[now & 1].x));
                     }
                 }
             }
-        }
+        };
+        // Most steps are whole, and their code has no conditions.
+        if (count >= STEP)
+            multiply(STEP);
+        else
+            multiply(count);
     }
     UNROLL for (int i = 0; i < MR; i++) {
         if (panel0 + i >= m.panels) continue;

@@ -97,20 +97,38 @@ template <int F> DEVICE Ready<F> unpack(const Fragment<F> &f) {
     return r;
 }
 
-// Integer sums of a block as f32, exact: (g, 2c), (g, 2c+1), (g+8, 2c), (g+8, 2c+1). Where they are small the sum starts at the bits of a
-// large float, whose last bit then counts ones (or sixteenths), so that no conversion is needed.
-template <int F> DEVICE void block_sums(float *out, const Ready<F> &r, const u32 *b) {
+// Integer sums of a block on their way out of the tensor cores.
+template <int F> struct Sums {
+    int c[F == Q6_K ? 8 : 4];
+};
+
+// Where the sums are small they start at the bits of a large float, whose last bit then counts ones (or sixteenths), so that no conversion is
+// needed.
+template <int F> DEVICE u32 first_sum() { return F == Q4_0 ? 0x49400000u : 0x4b400000u; }
+
+template <int F> DEVICE void begin_sums(Sums<F> &s, const Ready<F> &r, const u32 *b) {
     if (F == Q6_K) {
-        int low[4], high[4];
-        mma_k16(low, r.a, b[0]);
-        mma_k16(high, r.a + 2, b[1]);
-        UNROLL for (int i = 0; i < 4; i++) out[i] = (float)(r.sub[i >> 1] * low[i] + r.sub[2 + (i >> 1)] * high[i]);
+        mma_k16(s.c, r.a, b[0]);
+        mma_k16(s.c + (F == Q6_K ? 4 : 0), r.a + 2, b[1]);
     } else {
-        const u32 start = F == Q4_0 ? 0x49400000u : 0x4b400000u;
-        int c[4];
-        mma_k32(c, r.a, b, (int)start);
-        UNROLL for (int i = 0; i < 4; i++) out[i] = sub(__int_as_float(c[i]), __uint_as_float(start));
+        mma_k32(s.c, r.a, b, (int)first_sum<F>());
     }
+}
+
+// The sums as f32, exact: (g, 2c), (g, 2c+1), (g+8, 2c), (g+8, 2c+1).
+template <int F> DEVICE void end_sums(float *out, const Ready<F> &r, const Sums<F> &s) {
+    UNROLL for (int i = 0; i < 4; i++) {
+        if (F == Q6_K)
+            out[i] = (float)(r.sub[i >> 1] * s.c[i] + r.sub[2 + (i >> 1)] * s.c[(F == Q6_K ? 4 : 0) + i]);
+        else
+            out[i] = sub(__int_as_float(s.c[i]), __uint_as_float(first_sum<F>()));
+    }
+}
+
+template <int F> DEVICE void block_sums(float *out, const Ready<F> &r, const u32 *b) {
+    Sums<F> s;
+    begin_sums<F>(s, r, b);
+    end_sums<F>(out, r, s);
 }
 
 // One weight as f32: an embedding look-up.

@@ -132,21 +132,28 @@ template <int H> DEVICE void attend_tile(const Attention &a, const Rows &rows, c
     float out[4][C];
     UNROLL for (int i = 0; i < 4; i++) UNROLL for (int c = 0; c < C; c++) out[i][c] = 0.0f;
     piece.fetch_values(pages, table, a.layer, key_head, from, to);
-    // The thread's own scores are read by others now.
+    // The thread's own scores are read by others now: each takes those of one query, four positions at a time.
     __syncthreads();
+    const int mine = threadIdx.x % QUERIES;
+    const float4 *score = (const float4 *)(scores + (size_t)mine * tiles.span) + threadIdx.x / QUERIES;
+    float4 z[4];
+    UNROLL for (int i = 0; i < 4; i++) z[i] = score[i * 4];
     for (int first = from; first < to; first += POSITIONS) {
         piece.store_values(other);
-        for (int i = threadIdx.x; i < QUERIES * POSITIONS / 4; i += blockDim.x) {
-            const int q = i % QUERIES, slot = i / QUERIES * 4;
-            const float4 z = *(const float4 *)(scores + (size_t)q * tiles.span + first - from + slot);
-            const float zs[4] = {z.x, z.y, z.z, z.w};
+        UNROLL for (int i = 0; i < 4; i++) {
+            const int slot = (i * 4 + (int)threadIdx.x / QUERIES) * 4;
+            const float zs[4] = {z[i].x, z[i].y, z[i].z, z[i].w};
             UNROLL for (int j = 0; j < 4; j++) {
                 const int p = first + slot + j;
-                weights[(slot + j) * QUERIES + q] = p >= begin[q] && p < end[q] ? exact_exp(sub(zs[j], most[q])) : 0.0f;
+                weights[(slot + j) * QUERIES + mine] = p >= begin[mine] && p < end[mine] ? exact_exp(sub(zs[j], most[mine])) : 0.0f;
             }
         }
         __syncthreads();
-        if (first + POSITIONS < to) piece.fetch_values(pages, table, a.layer, key_head, first + POSITIONS, to);
+        if (first + POSITIONS < to) {
+            piece.fetch_values(pages, table, a.layer, key_head, first + POSITIONS, to);
+            score += POSITIONS / 4;
+            UNROLL for (int i = 0; i < 4; i++) z[i] = score[i * 4];
+        }
         // A weight of 0 changes no sum.
         UNROLL for (int turn = 0; turn < POSITIONS; turn += 16)
             UNROLL for (int j = 0; j < 4; j++) lanes[j] = add(lanes[j], weights[(turn + lane + j) * QUERIES + own]);

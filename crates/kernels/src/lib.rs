@@ -11,7 +11,7 @@
 //! **Guarantees.** Every function gives equal bits for every [`Isa`]; the tests compare each with the scalar reference.
 //!
 //! **What you may not do here.** Use `f32::exp`, `sin`, `powf`, `mul_add`, reciprocal estimates or any sum whose order depends
-//! on the machine. This is the only crate that may contain `unsafe`; every block has its safety argument.
+//! on the machine. Besides `cuda` this is the only crate that may contain `unsafe`; every block has its safety argument.
 
 mod activations;
 mod attention;

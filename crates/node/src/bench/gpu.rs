@@ -205,7 +205,7 @@ mod with_gpu {
     }
 
     fn median(mut once: impl FnMut() -> Result<f64, engine::EngineError>) -> anyhow::Result<f64> {
-        let mut all = vec![once()?, once()?, once()?];
+        let mut all = [once()?, once()?, once()?];
         all.sort_by(f64::total_cmp);
         Ok(all[1])
     }
