@@ -70,7 +70,7 @@ mod tests {
         let body = br#"{"model":"m","input":"Hi"}"#;
         assert_eq!(Outline::read("/v1/embeddings", body).unwrap().max_tokens, Some(0));
         assert_eq!(Outline::read("/v1/responses", body).unwrap().max_tokens, None);
-        let wrong = Outline::read("/v1/completions", body).unwrap_err();
+        let wrong = Outline::read("/v1/completions", br#"{"model":"m"}"#).unwrap_err();
         assert_eq!((wrong.status().as_u16(), &wrong.body()["error"]["param"]), (400, &"prompt".into()));
         assert_eq!(Outline::read("/v1/other", body).unwrap_err().status().as_u16(), 404);
     }
