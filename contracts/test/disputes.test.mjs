@@ -561,7 +561,7 @@ test('disputes: only the jury marks receipts, only judges record faults', async 
   await reverts(all.audits.send(hunter, 'onNodeLost', [node, receiptId(1), hunter]), 'OnlyJudge');
   await reverts(all.audits.send(hunter, 'beginAccusation', [node, receiptId(1), hunter]), 'OnlyJudge');
   await reverts(all.audits.send(hunter, 'endAccusation', [node, receiptId(1), hunter, true]), 'OnlyJudge');
-  await reverts(all.audits.send(hunter, 'onEscalated', [node, 1, hunter]), 'OnlyJudge');
+  await reverts(all.audits.send(hunter, 'onEscalated', [node, 1, `0x${'00'.repeat(32)}`, 1, hunter]), 'OnlyJudge');
 });
 
 test('disputes: gas with claims of 1 kB and moves of 32 kB', async (t) => {

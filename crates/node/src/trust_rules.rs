@@ -240,9 +240,10 @@ mod tests {
                 fast.clock_seconds,
                 fast.open_seconds,
                 fast.window_seconds,
-                fast.unbonding_seconds
+                fast.unbonding_seconds,
+                fast.tenure_seconds
             ),
-            (15, 120, 15, 360, 2520)
+            (15, 120, 15, 360, 2520, 2520)
         );
         let slow_again = TrustRules {
             commit_seconds: network.commit_seconds,
@@ -250,6 +251,7 @@ mod tests {
             open_seconds: network.open_seconds,
             window_seconds: network.window_seconds,
             unbonding_seconds: network.unbonding_seconds,
+            tenure_seconds: network.tenure_seconds,
             ..fast
         };
         assert_eq!(slow_again, network);
