@@ -262,4 +262,18 @@ mod tests {
         }
         assert_eq!((scaled(10, 1000), scaled(10, 0)), (1, 10));
     }
+
+    #[test]
+    fn what_attacks_cost_is_computed_with_these_rules() {
+        let (rules, told) = (TrustRules::network(), economics::attacks::Rules::today());
+        let coins = |wei: u128| wei as f64 / COIN as f64;
+        assert_eq!(told.node_stake, coins(rules.node_stake));
+        assert_eq!(told.fraud_slash, coins(rules.node_stake / 2));
+        assert_eq!(told.auditor_floor, coins(rules.auditor_stake / 2));
+        assert_eq!(told.bench_stake, coins(rules.bench_stake));
+        assert_eq!(told.game_seconds, rules.game_seconds() as f64);
+        assert_eq!(told.window_seconds, rules.window_seconds as f64);
+        assert_eq!(u64::from(told.jurors_min), rules.jurors_min);
+        assert_eq!((told.misses_free, told.misses_max), (f64::from(MISSES_FREE), f64::from(MISSES_MAX)));
+    }
 }
