@@ -43,14 +43,14 @@ impl Fault {
         self.body.clone()
     }
 
-    /// When all nodes that were asked say the same, the request is probably to blame: one status, code and parameter, all of known form. The
-    /// words are theirs and marked as such.
+    /// When all nodes that had an opinion about the request say the same, it is probably to blame: one status, code and parameter, all of known
+    /// form. The words are theirs and marked as such. Who wants to be paid, or could not be reached, said nothing about the request.
     fn refused(refused: &Refused) -> Self {
         let message = refused.to_string();
-        let first = refused.refusals.first().filter(|first| {
-            let same = |r: &crate::Refusal| (r.status, &r.code) == (first.status, &first.code);
-            refused.failures.is_empty() && refused.refusals.iter().all(same)
-        });
+        let mut opinions = refused.refusals.iter().filter(|r| r.status != 402);
+        let first = opinions
+            .next()
+            .filter(|first| opinions.all(|r| (r.status, &r.code) == (first.status, &first.code)));
         let is_name = |s: &&str| {
             let known = |c: u8| c.is_ascii_alphanumeric() || b"_.[]-".contains(&c);
             s.len() <= 64 && s.bytes().all(known)
