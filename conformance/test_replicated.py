@@ -40,8 +40,10 @@ def group_of(proof):
 
 
 def owed(folder):
-    """What a proxy has promised to each node in all, in wei."""
-    return {node.lower(): int(total, 16) for node, total in json.loads((folder / "owed.totals").read_text()).items()}
+    """What a proxy owes each node in all, in wei: what it vouched for, and answers that it has not seen in the node's log yet."""
+    accounts = json.loads((folder / "owed.totals").read_text())
+    prices = lambda account: (int(e["price"], 16) for entry in account["open"].values() if entry != "Asked" for e in entry.values())  # noqa: E731
+    return {node.lower(): int(account["total"], 16) + sum(prices(account)) for node, account in accounts.items()}
 
 
 def test_three_nodes_agree(http, model, devnet, tmp_path):

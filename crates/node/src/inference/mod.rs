@@ -16,7 +16,7 @@ use api::ports::{
 };
 use async_trait::async_trait;
 use convert::{choosing, embedding_tokens, fault, join, logprob, prompt};
-use engine::{Completion, Engine, Event, FinishReason, Job, Model};
+use engine::{Completion, Engine, EngineError, Event, FinishReason, Job, Model};
 use reveal::{Reveals, claim_time};
 use seal::{AnswerSealer, Work, embedding_leaf};
 use signed::SignedProducer;
@@ -208,6 +208,15 @@ impl InferenceService {
     }
 }
 
+/// Refuses a prompt that leaves no room for an answer in the model's context.
+fn fits(model: &Model, tokens: usize) -> Result<(), InferenceFault> {
+    let max = model.context_length();
+    match tokens >= max {
+        true => Err(fault(EngineError::PromptTooLong { tokens, max })),
+        false => Ok(()),
+    }
+}
+
 /// A request that was admitted.
 struct Entry {
     nonce: B256,
@@ -266,6 +275,8 @@ impl Inference for InferenceService {
         let time_ms = claim_time(group.map(|g| g.time_ms), now_ms())?;
         let model = self.check_model(&job.model)?;
         let prompt = prompt(model, &job.input, time_ms / 1000).map_err(fault)?;
+        // Before the money: no payment makes room in the context.
+        fits(model, prompt.len())?;
         let mut sampling = job.sampling;
         if !job.seed_given {
             // 53 bits: every JSON parser keeps them.
@@ -330,6 +341,7 @@ impl Inference for InferenceService {
         let model = self.check_model(&asked)?;
         let texts = inputs.iter().map(|i| embedding_tokens(model, i)).collect::<Result<Vec<_>, _>>();
         let texts = texts.map_err(fault)?;
+        texts.iter().try_for_each(|text| fits(model, text.len().saturating_sub(1)))?;
         let count = texts.iter().map(Vec::len).sum();
         let entry = self.enter(&ticket, time_ms, (count, 0)).await?;
         let mut waiting = Vec::new();
