@@ -21,9 +21,7 @@ use types::{Claim, Disclosure, ModelManifest, Receipt, ReceiptId, Rung, Seal};
 
 /// Largest difference between a node's clock and ours.
 const SKEW_MS_MAX: u64 = 5 * 60 * 1000;
-/// Times that a node may say that it is not paid.
-const UNPAID_MAX: u32 = 5;
-/// Time between two of these.
+/// Time that a node gets to notice a deposit.
 const UNPAID_PAUSE: Duration = Duration::from_millis(250);
 /// Longest error of a node that is read.
 const WORDS_BYTES_MAX: usize = 1 << 16;
@@ -80,11 +78,10 @@ impl Exchange {
             .collect()
     }
 
-    /// Sends the request with `headers`; gives a response whose status is a success. A pocket that is empty is filled once, and then the node
-    /// has a second to notice.
+    /// Sends the request with `headers`; gives a response whose status is a success. A pocket that is empty is filled once.
     pub(super) async fn send(&self, headers: &HeaderMap) -> Result<reqwest::Response, Miss> {
         let url = format!("{}{}", self.offer.endpoint, self.path);
-        let mut unpaid = 0;
+        let mut filled = false;
         loop {
             let mut asking = self.proxy.http.post(&url);
             if let Some(purse) = &self.proxy.purse {
@@ -106,13 +103,11 @@ impl Exchange {
                 status if status.is_success() => return Ok(response),
                 // A full queue is no failure of the node.
                 StatusCode::TOO_MANY_REQUESTS => return Err(Miss::Busy),
-                StatusCode::PAYMENT_REQUIRED if unpaid < UNPAID_MAX && self.proxy.purse.is_some() => {
-                    if unpaid == 0 {
-                        self.proxy.fill(self.offer.node).await.map_err(Miss::Own)?;
-                    }
+                StatusCode::PAYMENT_REQUIRED if !filled && self.proxy.purse.is_some() => {
+                    self.proxy.fill(self.offer.node).await.map_err(Miss::Own)?;
                     // The node may ask a validator that has the deposit a moment later, and does not look twice at once.
                     tokio::time::sleep(UNPAID_PAUSE).await;
-                    unpaid += 1;
+                    filled = true;
                 }
                 status if status.is_client_error() => {
                     return Err(Miss::Refused(self.refusal(response).await));
